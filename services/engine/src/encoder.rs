@@ -1,0 +1,57 @@
+//! The seam between texts and the networks that read them.
+
+use crate::{Error, ItemError, manifest::ModelFiles, weights::Weights};
+
+mod bert;
+mod config;
+
+pub(crate) use bert::root;
+pub(crate) use config::Config;
+
+/// Several texts' tokens, one after the other, without padding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packed<'a> {
+    /// Token ids of all texts.
+    pub(crate) ids: &'a [u32],
+    /// Where each text ends in `ids`, in rising order: as many as there are texts.
+    pub(crate) ends: &'a [usize],
+}
+
+/// A network that gives every token a vector.
+///
+/// Texts do not see each other: a text's vectors are the same in any company, up to the rounding of f32 sums.
+pub(crate) trait Encoder: Send + Sync {
+    /// Components of a vector.
+    fn dimensions(&self) -> usize;
+
+    /// Writes the vectors of all tokens, in their order, to `out`, whose length is tokens x dimensions.
+    ///
+    /// `wanted` is asked between layers; once it says no the rest is not computed, and the error is
+    /// [`crate::Reason::Abandoned`].
+    fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, out: &mut [f32]) -> Result<(), ItemError>;
+}
+
+/// Chooses the network that fits the checkpoint.
+pub(crate) fn load(files: &ModelFiles, config: &Config, weights: &Weights) -> Result<Box<dyn Encoder>, Error> {
+    match config.model_type.as_str() {
+        "bert" => Ok(Box::new(bert::Bert::load(config, weights)?)),
+        other => Err(Error::load(
+            format!("model {}", files.manifest.name),
+            format!("config.json has the model_type {other:?}; this version runs \"bert\""),
+        )),
+    }
+}
+
+// === impl Packed ===
+
+impl Packed<'_> {
+    /// Start and length of each text.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let text = (start, end - start);
+            start = end;
+            text
+        })
+    }
+}

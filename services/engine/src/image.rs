@@ -1,0 +1,293 @@
+//! Image models: a file or raw pixels in, logits or features out.
+
+use bytes::Bytes;
+
+use crate::{
+    Error, Head, ItemError, Model, ModelInfo, Reason, Watch,
+    efficientnet::{self, EfficientNet},
+    info::Measured,
+    manifest::{Architecture, ImageRecipe, ModelFiles},
+    weights::Weights,
+};
+
+mod decode;
+mod jpeg;
+mod region;
+mod resize;
+#[cfg(test)]
+mod samples;
+
+/// A network with the recipe around it.
+#[derive(Debug)]
+pub struct ImageModel {
+    info: ModelInfo,
+    recipe: ImageRecipe,
+    limits: ImageLimits,
+    network: EfficientNet,
+    head: Head,
+}
+
+/// What an image may cost. Both are checked before anything is decoded; beyond lies [`Reason::TooLarge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// Most bytes of an encoded image.
+    pub bytes_max: usize,
+    /// Most pixels of an image before it is cropped or resized. A pixel takes up to 11 bytes of memory while it is
+    /// decoded, once per worker.
+    pub pixels_max: u64,
+}
+
+/// One image to look at.
+#[derive(Clone, Debug)]
+pub struct ImageInput {
+    /// Where its pixels come from.
+    pub source: ImageSource,
+    /// The part to look at. None: all of it.
+    pub crop: Option<Crop>,
+    /// What is wanted of it.
+    pub output: ImageOutputKind,
+}
+
+/// Where the pixels of an image come from.
+#[derive(Clone, Debug)]
+pub enum ImageSource {
+    /// A JPEG, PNG, WebP or GIF file (its first frame), turned as its EXIF data says.
+    Encoded(Bytes),
+    /// Pixels as they are.
+    Raw(RawImage),
+}
+
+/// Pixels in sRGB: row-major from the top left, no padding between rows.
+#[derive(Clone, Debug)]
+pub struct RawImage {
+    /// Pixels in a row; at least 1.
+    pub width: u32,
+    /// Rows; at least 1.
+    pub height: u32,
+    /// Layout of a pixel.
+    pub format: PixelFormat,
+    /// Exactly as many bytes as the pixels take.
+    pub pixels: Bytes,
+}
+
+/// Layout of a raw pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PixelFormat {
+    /// Red, green, blue.
+    Rgb8,
+    /// Red, green, blue, alpha. Alpha is dropped, not blended.
+    Rgba8,
+    /// Luminance.
+    Gray8,
+}
+
+/// A part of an upright image in relative coordinates, 0 to 1 from the top left. At least one pixel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Crop {
+    /// Left edge.
+    pub x_min: f32,
+    /// Upper edge.
+    pub y_min: f32,
+    /// Right edge, above `x_min`.
+    pub x_max: f32,
+    /// Lower edge, above `y_min`.
+    pub y_max: f32,
+}
+
+/// What is wanted of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageOutputKind {
+    /// One number per label, for [`Head::scores`].
+    Logits,
+    /// The pooled features before the last layer, not normalised.
+    Features,
+}
+
+/// What becomes of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageOutput {
+    /// Logits or features.
+    pub values: Vec<f32>,
+    /// Pixels of the image as it came, before crop and resizing.
+    pub pixels: u64,
+}
+
+// === impl ImageModel ===
+
+impl ImageModel {
+    /// Reads the weights of a model whose manifest is of the task vision.
+    ///
+    /// # Errors
+    /// When the files are not those of the architecture that the manifest names.
+    pub fn load(files: &ModelFiles, limits: ImageLimits) -> Result<Self, Error> {
+        let manifest = &files.manifest;
+        let name = format!("model {}", manifest.name);
+        let (Some(recipe), Some(head)) = (&manifest.image, &manifest.head) else {
+            return Err(Error::load(name, format!("its task is {}, which reads no images", manifest.task)));
+        };
+        let Architecture::EfficientnetLite0 = recipe.architecture;
+        let head = Head::new(head, Vec::new())?;
+        for (what, is, must) in [
+            ("image.crop", recipe.crop as usize, efficientnet::SIDE),
+            ("the number of labels", head.labels.len(), efficientnet::CLASSES),
+        ] {
+            if is != must {
+                return Err(Error::load(name, format!("{what} is {is}, but the network has {must}")));
+            }
+        }
+        // Mapped only while it loads: folding the batch norms rewrites every weight.
+        let weights = Weights::map(&files.path("model.safetensors"))?;
+        let network = EfficientNet::load(&weights.builder).map_err(|error| Error::load(name, error))?;
+        let measured = Measured {
+            max_input_tokens: 0,
+            dimensions: efficientnet::FEATURES as u32,
+            labels: head.labels.clone(),
+            parameter_bytes: network.parameter_bytes(),
+        };
+        Ok(Self { info: ModelInfo::new(manifest, measured), recipe: recipe.clone(), limits, network, head })
+    }
+
+    /// What the model says of itself.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// What makes labels of logits.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn run_one(&self, input: &ImageInput, watch: &mut Watch<'_>) -> Result<ImageOutput, ItemError> {
+        if !watch.wanted() {
+            return Err(ItemError::new(Reason::Abandoned, "nobody waits for this image any more"));
+        }
+        let prepared = self.prepare(input);
+        watch.prepared();
+        let (pixels, prepared) = prepared?;
+        let values = self.compute(&prepared, input.output);
+        watch.computed();
+        Ok(ImageOutput { values: values?, pixels })
+    }
+
+    /// The pixels of the image, and what the network sees of them.
+    fn prepare(&self, input: &ImageInput) -> Result<(u64, Vec<f32>), ItemError> {
+        let picture = decode::decode(&input.source, &self.limits)?;
+        let pixels = u64::from(picture.width) * u64::from(picture.height);
+        Ok((pixels, resize::prepare(picture, input.crop, &self.recipe)?))
+    }
+
+    fn compute(&self, prepared: &[f32], output: ImageOutputKind) -> Result<Vec<f32>, ItemError> {
+        let values = self.network.features(prepared).and_then(|features| match output {
+            ImageOutputKind::Features => Ok(features),
+            ImageOutputKind::Logits => self.network.logits(features),
+        });
+        let values = values.map_err(|error| ItemError::new(Reason::Engine, error.to_string()))?;
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        tracing::error!(model = %self.info.name, "output is not finite");
+        Err(ItemError::new(Reason::Engine, "the model's output is not finite"))
+    }
+}
+
+impl Model for ImageModel {
+    type Input = ImageInput;
+    type Output = ImageOutput;
+
+    fn units(&self, _: &Self::Input) -> u32 {
+        1
+    }
+
+    fn run(&self, inputs: Vec<Self::Input>, watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>> {
+        inputs.iter().map(|input| self.run_one(input, watch)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::ImageFormat;
+
+    use super::{
+        samples::{LIMITS, encoded, photo, recipe},
+        *,
+    };
+    use crate::{Manifest, efficientnet::seeded::Seeded};
+
+    fn model() -> ImageModel {
+        let manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
+        let head = Head::new(manifest.head.as_ref().unwrap(), Vec::new()).unwrap();
+        let measured =
+            Measured { max_input_tokens: 0, dimensions: 1280, labels: head.labels.clone(), parameter_bytes: 0 };
+        let network = EfficientNet::load(&Seeded::builder()).unwrap();
+        ImageModel { info: ModelInfo::new(&manifest, measured), recipe: recipe(), limits: LIMITS, network, head }
+    }
+
+    fn input(bytes: Vec<u8>, output: ImageOutputKind) -> ImageInput {
+        ImageInput { source: ImageSource::Encoded(bytes.into()), crop: None, output }
+    }
+
+    #[test]
+    fn a_bad_image_fails_alone() {
+        let (model, wanted) = (model(), || true);
+        let good = encoded(&photo(64, 48), ImageFormat::Png);
+        let inputs = vec![
+            input(good.clone(), ImageOutputKind::Logits),
+            input(good[..200].to_vec(), ImageOutputKind::Logits),
+            input(good, ImageOutputKind::Features),
+        ];
+        let mut watch = Watch::start(&wanted);
+        let outputs = model.run(inputs, &mut watch);
+        let logits = outputs[0].as_ref().unwrap();
+        assert_eq!((logits.values.len(), logits.pixels), (1000, 64 * 48));
+        assert_eq!(outputs[1].as_ref().unwrap_err().reason, Reason::BadImage);
+        assert_eq!(outputs[2].as_ref().unwrap().values.len(), 1280);
+        assert!(!watch.prepare.is_zero() && watch.compute > watch.prepare);
+    }
+
+    #[test]
+    fn abandoned_images_are_not_decoded() {
+        let outputs = model().run(vec![input(vec![], ImageOutputKind::Logits)], &mut Watch::start(&|| false));
+        assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Abandoned);
+    }
+
+    #[test]
+    fn output_that_is_not_finite_fails_with_its_image_only() {
+        let mut model = model();
+        model.recipe.std = [f32::MIN_POSITIVE, 1.0, 1.0]; // (255 - 127) / std is infinite, (127 - 127) / std is 0
+        let raw = |gray: u8| ImageInput {
+            source: ImageSource::Raw(RawImage {
+                width: 1,
+                height: 1,
+                format: PixelFormat::Gray8,
+                pixels: vec![gray].into(),
+            }),
+            crop: None,
+            output: ImageOutputKind::Logits,
+        };
+        let outputs = model.run(vec![raw(255), raw(127)], &mut Watch::start(&|| true));
+        assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Engine);
+        assert!(outputs[1].is_ok());
+    }
+
+    #[test]
+    fn labels_are_those_of_the_classes() {
+        let model = model();
+        assert_eq!(model.info().labels.len(), 1000);
+        assert_eq!((&*model.info().labels[243], &*model.info().labels[559]), ("bull mastiff", "folding chair"));
+        let mut unique = model.info().labels.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), 1000);
+    }
+
+    #[test]
+    fn a_manifest_that_does_not_fit_the_network_is_refused() {
+        let mut manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
+        manifest.image.as_mut().unwrap().crop = 260;
+        let files = ModelFiles { manifest, folder: "/nowhere".into() };
+        let error = ImageModel::load(&files, LIMITS).unwrap_err().to_string();
+        assert!(error.contains("260") && error.contains("224"), "{error}");
+    }
+}

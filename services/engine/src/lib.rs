@@ -1,0 +1,38 @@
+//! Inference: models from manifests, and a pool of workers that runs them.
+//!
+//! The only crate that names candle. It has never heard of gRPC: services translate between the wire and this crate.
+//!
+//! A [`Manifest`] says what a model is, a [`Store`] brings its files to this machine, [`TextModel`] and [`ImageModel`]
+//! load them, and a [`Pool`] runs a loaded [`Model`] for many callers at once.
+
+pub mod convert;
+mod efficientnet;
+mod encoder;
+mod error;
+pub mod head;
+pub mod image;
+mod info;
+pub mod manifest;
+pub mod model;
+pub mod pool;
+mod product;
+mod revision;
+mod rows;
+pub mod store;
+pub mod text;
+mod tokenize;
+mod weights;
+
+pub use self::image::{
+    Crop, ImageInput, ImageLimits, ImageModel, ImageOutput, ImageOutputKind, ImageSource, PixelFormat, RawImage,
+};
+pub use error::Error;
+pub use head::{Head, ScoreMode};
+pub use info::ModelInfo;
+pub use manifest::{Manifest, ModelFiles, ModelName, Task};
+pub use model::{ItemError, Model, Reason, Watch};
+pub use pool::{Call, Done, Lane, Load, Pool, PoolSettings, Timing};
+pub use revision::{Revision, Space};
+pub use store::{FileCheck, FileState, Progress, Store};
+pub use text::{TextInput, TextLimits, TextModel, TextOutput, normalize};
+pub use tokenize::Truncation;

@@ -1,0 +1,249 @@
+//! What a well-formed manifest must also satisfy.
+
+use super::{Activation, FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Source, Task};
+
+const LICENCE_BYTES_MAX: usize = 128;
+const TOKENS_MAX: u32 = 1 << 20;
+const PIXELS_MAX: u32 = 4096;
+
+impl Manifest {
+    /// All mistakes in one message, or nothing.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut faults = Vec::new();
+        if self.licence.is_empty() || self.licence.len() > LICENCE_BYTES_MAX {
+            faults.push(format!("licence has {} bytes: 1 to {LICENCE_BYTES_MAX}", self.licence.len()));
+        }
+        if self.sources.is_empty() {
+            faults.push("there is no source: add [[sources]]".to_owned());
+        }
+        for source in &self.sources {
+            check_source(source, &mut faults);
+        }
+        self.check_files(&mut faults);
+        self.check_recipes(&mut faults);
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+
+    fn check_files(&self, faults: &mut Vec<String>) {
+        for (index, file) in self.files.iter().enumerate() {
+            check_file(file, faults);
+            if self.files[..index].iter().any(|other| other.name == file.name) {
+                faults.push(format!("file {:?} is listed twice", file.name));
+            }
+        }
+        let needed: &[&str] = match self.task {
+            Task::Embedding | Task::Classification => &["config.json", "model.safetensors", "tokenizer.json"],
+            Task::Vision => &["model.safetensors"],
+        };
+        for name in needed {
+            if !self.files.iter().any(|file| file.name == *name) {
+                faults.push(format!("file {name:?} is not listed, and the task {} needs it", self.task));
+            }
+        }
+    }
+
+    fn check_recipes(&self, faults: &mut Vec<String>) {
+        let task = self.task;
+        let mut table = |name: &str, present: bool, wanted: bool| match (present, wanted) {
+            (true, false) => faults.push(format!("[{name}] does not belong to the task {task}")),
+            (false, true) => faults.push(format!("[{name}] is missing, and the task {task} needs it")),
+            _ => {}
+        };
+        table("text", self.text.is_some(), task != Task::Vision);
+        table("image", self.image.is_some(), task == Task::Vision);
+        table("head", self.head.is_some(), task != Task::Embedding);
+        if let Some(text) = &self.text
+            && !(1..=TOKENS_MAX).contains(&text.max_tokens)
+        {
+            faults.push(format!("text.max_tokens is {}: 1 to {TOKENS_MAX}", text.max_tokens));
+        }
+        if let Some(image) = &self.image {
+            check_image(image, faults);
+        }
+        if let Some(head) = &self.head {
+            check_head(head, faults);
+            if task == Task::Vision && head.labels.is_none() {
+                faults.push("head.labels is missing: only checkpoints for texts carry their labels".to_owned());
+            }
+        }
+    }
+}
+
+fn check_source(source: &Source, faults: &mut Vec<String>) {
+    let (folder, revision) = match source {
+        Source::Hub(source) => (&source.folder, source.revision.as_str()),
+        Source::Pip(source) => (&source.folder, "-"),
+    };
+    if !folder.is_empty() && !is_relative(folder) {
+        faults.push(format!("the source {source} has the folder {folder:?}: a relative path without `..`"));
+    }
+    if revision.is_empty() || revision.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        faults.push(format!("the source {source} has no usable revision"));
+    }
+}
+
+fn check_file(file: &FileSpec, faults: &mut Vec<String>) {
+    // A leading dot is the store's own: its record, its lock and what is half-written.
+    if !is_relative(&file.name) || file.name.contains('/') || file.name.starts_with('.') {
+        faults.push(format!("file {:?}: a plain file name that does not begin with a dot", file.name));
+    }
+    if let Some(path) = &file.path
+        && !is_relative(path)
+    {
+        faults.push(format!("file {:?} has the path {path:?}: a relative path without `..`", file.name));
+    }
+    if file.convert.is_some() && file.name != "model.safetensors" {
+        faults.push(format!("file {:?}: a conversion makes model.safetensors", file.name));
+    }
+}
+
+fn check_image(image: &ImageRecipe, faults: &mut Vec<String>) {
+    if !(1..=PIXELS_MAX).contains(&image.crop) {
+        faults.push(format!("image.crop is {}: 1 to {PIXELS_MAX}", image.crop));
+    }
+    if !(image.crop..=PIXELS_MAX).contains(&image.resize) {
+        faults.push(format!("image.resize is {}: {} (image.crop) to {PIXELS_MAX}", image.resize, image.crop));
+    }
+    if !image.mean.iter().all(|mean| mean.is_finite()) {
+        faults.push("image.mean must be finite".to_owned());
+    }
+    if !image.std.iter().all(|std| std.is_finite() && *std > 0.0) {
+        faults.push("image.std must be finite and above 0".to_owned());
+    }
+}
+
+fn check_head(head: &HeadRecipe, faults: &mut Vec<String>) {
+    if !(head.temperature.is_finite() && head.temperature > 0.0) {
+        faults.push(format!("head.temperature is {}: finite and above 0", head.temperature));
+    }
+    if !head.thresholds.iter().all(|threshold| (0.0..=1.0).contains(threshold)) {
+        faults.push("head.thresholds must lie in 0 to 1".to_owned());
+    }
+    if head.activation == Activation::Softmax && !head.thresholds.is_empty() {
+        faults.push("head.thresholds belong to sigmoid: under softmax the best label is selected".to_owned());
+    }
+    let Some(labels) = head.labels.as_ref().map(Labels::names) else { return };
+    if labels.is_empty() || labels.iter().any(String::is_empty) {
+        faults.push("head.labels must be at least one name, none of them empty".to_owned());
+    }
+    if !head.thresholds.is_empty() && head.thresholds.len() != labels.len() {
+        faults.push(format!("head.thresholds has {} values for {} labels", head.thresholds.len(), labels.len()));
+    }
+}
+
+/// A path that can not leave the folder it is joined to, on any system.
+fn is_relative(path: &str) -> bool {
+    !path.contains(['\\', ':', '\0']) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "m"
+task = "classification"
+licence = "MIT"
+sources = [{ hub = "a/b" }, { pip = "c", version = "1.0", folder = "d/e" }]
+files = [
+    { name = "config.json", sha256 = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41" },
+    { name = "tokenizer.json", sha256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037" },
+    { name = "model.safetensors", path = "x/y.onnx", convert = "onnx-int8-bert", sha256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" },
+]
+text = { pooling = "mean", max_tokens = 256 }
+head = { labels = ["no", "yes"], activation = "sigmoid", thresholds = [0.5, 0.5] }
+"#;
+
+    /// Refuses the good manifest with one thing changed, and says `complaint`.
+    #[track_caller]
+    fn refuses(from: &str, to: &str, complaint: &str) {
+        assert!(GOOD.contains(from), "{from:?} is not in the manifest");
+        let error = Manifest::parse(&GOOD.replacen(from, to, 1)).expect_err("must be refused").to_string();
+        assert!(error.contains(complaint), "{error:?} does not say {complaint:?}");
+    }
+
+    #[test]
+    fn a_good_manifest_parses_with_its_defaults() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(manifest.sources[0].to_string(), "hf:a/b@main");
+        assert_eq!(manifest.sources[1].to_string(), "pip:c==1.0");
+        assert_eq!(manifest.files[2].path_in("d/e"), "d/e/x/y.onnx");
+        assert!(manifest.normalize_default());
+        assert_eq!(manifest.head.unwrap().temperature, 1.0);
+    }
+
+    #[test]
+    fn what_is_written_parses_to_the_same() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(Manifest::parse(&toml::to_string(&manifest).unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_everywhere() {
+        refuses("licence", "license = \"\"\nlicence", "license");
+        refuses("hub =", "branch = \"x\", hub =", "branch");
+        refuses("version =", "extra = 1, version =", "extra");
+        refuses("max_tokens", "dim = 1, max_tokens", "dim");
+        refuses("activation", "bias = 1, activation", "bias");
+        refuses("convert", "size = 1, convert", "size");
+    }
+
+    #[test]
+    fn names_and_digests_have_one_form() {
+        refuses("\"m\"", "\"M\"", "is no name for a model");
+        refuses("\"m\"", "\"../m\"", "is no name for a model");
+        refuses("\"m\"", "\"\"", "is no name for a model");
+        refuses("953f", "953F", "is no sha256 digest");
+        refuses("953f", "", "is no sha256 digest");
+    }
+
+    #[test]
+    fn a_source_is_a_hub_or_a_package() {
+        refuses("{ hub = \"a/b\" }", "{ folder = \"x\" }", "either `hub`");
+        refuses("{ hub = \"a/b\" }", "{ hub = \"a/b\", pip = \"c\" }", "either `hub`");
+        refuses("hub = \"a/b\"", "hub = \"a\"", "OWNER/NAME");
+        refuses("hub = \"a/b\"", "hub = \"a/b\", version = \"1\"", "not a `version`");
+        refuses(", version = \"1.0\"", "", "lacks its exact `version`");
+        refuses("pip = \"c\"", "pip = \"--index-url\"", "is no version of a Python package");
+        refuses("[{ hub = \"a/b\" }, { pip = \"c\", version = \"1.0\", folder = \"d/e\" }]", "[]", "no source");
+    }
+
+    #[test]
+    fn paths_stay_inside_their_folders() {
+        refuses("folder = \"d/e\"", "folder = \"../e\"", "without `..`");
+        refuses("path = \"x/y.onnx\"", "path = \"/etc/passwd\"", "without `..`");
+        refuses("name = \"config.json\"", "name = \".config.json\"", "plain file name");
+    }
+
+    #[test]
+    fn every_mistake_is_in_the_one_message() {
+        let text = GOOD.replace("\"config.json\"", "\"conf.json\"").replace("max_tokens = 256", "max_tokens = 0");
+        let error = Manifest::parse(&text.replace("[0.5, 0.5]", "[0.5]")).unwrap_err().to_string();
+        for part in ["\"config.json\" is not listed", "max_tokens is 0", "1 values for 2 labels"] {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    }
+
+    #[test]
+    fn builtin_manifests_parse_and_differ() {
+        let all = Manifest::builtin();
+        let names: Vec<_> = all.iter().map(|manifest| manifest.name.as_str()).collect();
+        assert_eq!(names, ["all-minilm-l6-v2", "efficientnet-lite0", "prompt-injection-minilm-v5"]);
+        assert_ne!(all[0].revision(), all[1].revision());
+        assert_eq!(all[1].head.as_ref().unwrap().labels.as_ref().unwrap().names().len(), 1000);
+    }
+
+    #[test]
+    fn labels_are_a_list_or_a_known_name() {
+        refuses("labels = [\"no\", \"yes\"]", "labels = \"imagenet-21k\"", "a list of names, or \"imagenet-1k\"");
+    }
+
+    #[test]
+    fn recipes_fit_the_task() {
+        refuses("task = \"classification\"", "task = \"embedding\"", "[head] does not belong");
+        refuses("task = \"classification\"", "task = \"vision\"", "[image] is missing");
+        refuses("activation = \"sigmoid\"", "activation = \"softmax\"", "belong to sigmoid");
+        refuses("activation", "temperature = 0.0, activation", "temperature");
+        refuses("name = \"config.json\"", "name = \"tokenizer.json\"", "listed twice");
+    }
+}

@@ -1,0 +1,285 @@
+//! Runs models for many callers at once: a bounded queue in front of one worker thread per core.
+//!
+//! A call is cut into chunks of whole items. A worker takes the next chunk, tops up from what already waits of the same
+//! model, and runs it: nothing ever waits for a batch to fill, because one text already uses a core fully. What is late
+//! or abandoned leaves the queue before it is computed.
+
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use self::{call::Ticket, cut::cut, queue::Queue};
+use crate::{Error, ItemError, Model};
+
+mod call;
+mod cut;
+mod queue;
+mod worker;
+
+const WORKERS_MAX: usize = 1024;
+
+/// Workers and their queue. Dropping it finishes what was admitted and joins the threads.
+pub struct Pool<M: Model> {
+    shared: Arc<Shared<M>>,
+    settings: PoolSettings,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Bounds of a pool, as they stand in a service's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSettings {
+    /// Worker threads, each of which keeps one core busy; at most 1,024. 0: as many as the cores that this process may
+    /// use, cgroup quota and affinity included.
+    pub workers: usize,
+    /// Most units (tokens or images) that wait. A call that does not fit is refused at once with [`Error::Full`]; a call
+    /// that is larger than the bound itself is let in when nothing waits.
+    pub queue_units_max: u64,
+    /// Most units that a worker computes at once; an item that is larger is computed alone. More gains no throughput on
+    /// a CPU (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
+    pub chunk_units_max: u32,
+}
+
+/// How one call is scheduled.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Lane of the queue.
+    pub lane: Lane,
+    /// When the answer is worth nothing any more.
+    pub deadline: Option<Instant>,
+}
+
+/// Lane of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Somebody waits: goes first.
+    Interactive,
+    /// Bulk work: one chunk in eight while interactive work waits.
+    Batch,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub struct Done<O> {
+    /// One outcome per input, in their order.
+    pub results: Vec<Result<O, ItemError>>,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// Where the time of a call went: queue + prepare + compute is its wall time in the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Until a worker took the first chunk.
+    pub queue: Duration,
+    /// Tokenizing, decoding and resizing. This and `compute` are the wall time from the first chunk's start to the last
+    /// one's end, divided in proportion to the work of each kind.
+    pub prepare: Duration,
+    /// The model.
+    pub compute: Duration,
+    /// Time of workers that the call used.
+    pub worker: Duration,
+    /// Estimated work, in the model's units.
+    pub units: u64,
+}
+
+/// How busy a pool is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// Units that wait.
+    pub queued_units: u64,
+    /// Units that are being computed.
+    pub running_units: u64,
+    /// Recent worker milliseconds per unit; 0 before the first chunk.
+    pub ms_per_unit: f64,
+    /// Estimated milliseconds until a new call would begin: all unfinished work, shared by the workers.
+    pub queue_ms: f64,
+    /// Worker threads.
+    pub workers: usize,
+    /// Chunks whose model panicked, since the start.
+    pub panics: u64,
+}
+
+struct Shared<M: Model> {
+    state: Mutex<State<M>>,
+    /// Work has come, or the pool closes.
+    changed: Condvar,
+}
+
+struct State<M: Model> {
+    queue: Queue<Chunk<M>>,
+    closed: bool,
+    /// Workers that wait for work.
+    idle: usize,
+    running_units: u64,
+    ms_per_unit: f64,
+    panics: u64,
+}
+
+/// A part of a call that one worker computes at once.
+struct Chunk<M: Model> {
+    ticket: Arc<Ticket<M::Output>>,
+    model: Arc<M>,
+    /// Positions of the inputs in their call.
+    positions: Vec<usize>,
+    inputs: Vec<M::Input>,
+}
+
+// === impl Pool ===
+
+impl<M: Model> Pool<M> {
+    /// Starts the workers; `name` begins the names of their threads.
+    pub fn start(settings: PoolSettings, name: &str) -> Result<Self, Error> {
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let workers = if settings.workers == 0 { cores() } else { settings.workers };
+        if workers > WORKERS_MAX {
+            return Err(Error::load("worker pool", format!("{workers} workers, the bound is {WORKERS_MAX}")));
+        }
+        let state =
+            State { queue: Queue::new(), closed: false, idle: 0, running_units: 0, ms_per_unit: 0.0, panics: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let mut pool = Self { shared, settings, threads: Vec::with_capacity(workers) };
+        for index in 0..workers {
+            let shared = Arc::clone(&pool.shared);
+            let chunk_units_max = u64::from(settings.chunk_units_max);
+            let thread = thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || worker::work(&shared, chunk_units_max))
+                .map_err(|error: io::Error| Error::load(format!("worker {name}-{index}"), error))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// Computes all inputs. Dropping the future gives the call up: what of it waits leaves the queue at once, and what
+    /// runs is told.
+    pub async fn run(&self, model: &Arc<M>, inputs: Vec<M::Input>, call: Call) -> Result<Done<M::Output>, Error> {
+        let now = Instant::now();
+        if call.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Error::Late);
+        }
+        let item_units: Vec<u32> = inputs.iter().map(|input| model.units(input).max(1)).collect();
+        let units = item_units.iter().map(|units| u64::from(*units)).sum();
+        let chunks = cut(&item_units, self.settings.chunk_units_max);
+        let ticket = Arc::new(Ticket::new(inputs.len(), chunks.len(), now, call.deadline));
+        if chunks.is_empty() {
+            return Ok(ticket.take(units));
+        }
+        // From here on whoever drops the future, late or not, takes the call out of the queue.
+        let _abandon = AbandonOnDrop { shared: &self.shared, ticket: &ticket };
+        self.admit(model, inputs, Admission { ticket: &ticket, lane: call.lane, item_units: &item_units, chunks })?;
+        match call.deadline {
+            None => ticket.finished().await,
+            Some(deadline) => {
+                let finished = tokio::time::timeout_at(deadline.into(), ticket.finished()).await;
+                finished.map_err(|_elapsed| Error::Late)?;
+            }
+        }
+        Ok(ticket.take(units))
+    }
+
+    /// Refuses new calls with [`Error::Closed`]; what was admitted is finished.
+    pub fn close(&self) {
+        self.shared.state().closed = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// How busy the pool is.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let state = self.shared.state();
+        let (queued_units, running_units) = (state.queue.units(), state.running_units);
+        let workers = self.threads.len();
+        Load {
+            queued_units,
+            running_units,
+            ms_per_unit: state.ms_per_unit,
+            queue_ms: (queued_units + running_units) as f64 * state.ms_per_unit / workers as f64,
+            workers,
+            panics: state.panics,
+        }
+    }
+
+    /// Puts all chunks of a call into the queue, or none.
+    fn admit(&self, model: &Arc<M>, inputs: Vec<M::Input>, call: Admission<'_, M>) -> Result<(), Error> {
+        let mut inputs: Vec<_> = inputs.into_iter().map(Some).collect();
+        let sum = |positions: &[usize]| positions.iter().map(|&item| u64::from(call.item_units[item])).sum::<u64>();
+        let units = call.item_units.iter().map(|units| u64::from(*units)).sum();
+        let max = self.settings.queue_units_max;
+        let mut state = self.shared.state();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        if !state.queue.admits(units, max) {
+            // The late give way before anybody is refused.
+            let now = Instant::now();
+            state.queue.retain(|chunk| chunk.ticket.wanted(now));
+        }
+        if !state.queue.admits(units, max) {
+            return Err(Error::Full { queued: state.queue.units(), units, max });
+        }
+        let count = call.chunks.len();
+        for positions in call.chunks {
+            let inputs = positions.iter().filter_map(|&item| inputs[item].take()).collect();
+            let units = sum(&positions);
+            let chunk = Chunk { ticket: Arc::clone(call.ticket), model: Arc::clone(model), positions, inputs };
+            state.queue.push(call.lane, units, chunk);
+        }
+        drop(state);
+        for _ in 0..count.min(self.threads.len()) {
+            self.shared.changed.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl<M: Model> Drop for Pool<M> {
+    fn drop(&mut self) {
+        self.close();
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of models; one that died of another has nothing left to say here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A call on its way into the queue.
+struct Admission<'a, M: Model> {
+    ticket: &'a Arc<Ticket<M::Output>>,
+    lane: Lane,
+    item_units: &'a [u32],
+    chunks: Vec<Vec<usize>>,
+}
+
+/// Takes what still waits of a call out of the queue when the caller goes.
+struct AbandonOnDrop<'a, M: Model> {
+    shared: &'a Shared<M>,
+    ticket: &'a Arc<Ticket<M::Output>>,
+}
+
+impl<M: Model> Drop for AbandonOnDrop<'_, M> {
+    fn drop(&mut self) {
+        if self.ticket.is_finished() {
+            return;
+        }
+        self.ticket.abandon();
+        self.shared.state().queue.retain(|chunk| !Arc::ptr_eq(&chunk.ticket, self.ticket));
+    }
+}
+
+// === impl Shared ===
+
+impl<M: Model> Shared<M> {
+    fn state(&self) -> MutexGuard<'_, State<M>> {
+        // Models run outside the lock, and nothing inside it can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Cuts a call into chunks that workers can share.
+
+/// The items of a call, by their positions, in chunks of at most `max` units; an item of more stands alone.
+///
+/// Items of like size come together, the largest first: a chunk's rows are then of like length, and when several workers
+/// share a call the small chunks at its end let them finish together.
+pub(super) fn cut(units: &[u32], max: u32) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    order.sort_by_key(|&item| std::cmp::Reverse(units[item]));
+    let mut chunks: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for item in order {
+        let wanted = u64::from(units[item]);
+        match chunks.last_mut() {
+            Some(chunk) if wanted <= room => {
+                chunk.push(item);
+                room -= wanted;
+            }
+            _ => {
+                chunks.push(vec![item]);
+                room = u64::from(max).saturating_sub(wanted);
+            }
+        }
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn no_items_are_no_chunks() {
+        assert!(cut(&[], 256).is_empty());
+    }
+
+    #[test]
+    fn likes_come_together_and_the_largest_first() {
+        assert_eq!(cut(&[10, 90, 10, 90], 100), [vec![1], vec![3, 0], vec![2]]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_item_is_in_one_chunk_and_no_chunk_is_too_large(
+            units in prop::collection::vec(1_u32..500, 0..200), max in 1_u32..300,
+        ) {
+            let chunks = cut(&units, max);
+            let mut seen: Vec<usize> = chunks.concat();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..units.len()).collect::<Vec<_>>());
+            for chunk in &chunks {
+                let sum: u32 = chunk.iter().map(|&item| units[item]).sum();
+                prop_assert!(sum <= max || chunk.len() == 1);
+            }
+        }
+
+        #[test]
+        fn two_neighbours_never_fit_into_one(units in prop::collection::vec(1_u32..500, 0..200), max in 1_u32..300) {
+            let chunks = cut(&units, max);
+            for pair in chunks.windows(2) {
+                let sum: u32 = pair[0].iter().chain(&pair[1][..1]).map(|&item| units[item]).sum();
+                prop_assert!(sum > max);
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::{Pin, pin},
+    sync::mpsc,
+    task::{Context, Poll, Waker},
+};
+
+use super::*;
+use crate::{Reason, Watch};
+
+/// What the fake model is asked to do.
+#[derive(Clone, Debug)]
+struct Job {
+    units: u32,
+    name: u32,
+    act: Act,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Answer,
+    Panic,
+    /// Answers only if it is still wanted when the gate opens.
+    Ask,
+}
+
+/// A model that tells what it runs, and runs it when it may.
+struct Fake {
+    started: Mutex<mpsc::Sender<Vec<u32>>>,
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+/// The test's ends of a [`Fake`].
+struct Bench {
+    model: Arc<Fake>,
+    started: mpsc::Receiver<Vec<u32>>,
+    open: mpsc::Sender<()>,
+}
+
+impl Model for Fake {
+    type Input = Job;
+    type Output = u32;
+
+    fn units(&self, job: &Job) -> u32 {
+        job.units
+    }
+
+    fn run(&self, jobs: Vec<Job>, watch: &mut Watch<'_>) -> Vec<Result<u32, ItemError>> {
+        self.started.lock().unwrap().send(jobs.iter().map(|job| job.name).collect()).unwrap();
+        watch.prepared();
+        // A closed gate whose key is gone lets everything through.
+        let _ = self.gate.lock().unwrap().recv();
+        let answer = |job: Job| match job.act {
+            Act::Answer => Ok(job.name),
+            Act::Panic => panic!("as asked"),
+            Act::Ask if watch.wanted() => Ok(job.name),
+            Act::Ask => Err(ItemError::new(Reason::Abandoned, "not wanted")),
+        };
+        let answers = jobs.into_iter().map(answer).collect();
+        watch.computed();
+        answers
+    }
+}
+
+fn bench() -> Bench {
+    let (start, started) = mpsc::channel();
+    let (open, gate) = mpsc::channel();
+    Bench { model: Arc::new(Fake { started: Mutex::new(start), gate: Mutex::new(gate) }), started, open }
+}
+
+/// One worker, so that what runs is known.
+fn pool(queue_units_max: u64, chunk_units_max: u32) -> Pool<Fake> {
+    Pool::start(PoolSettings { workers: 1, queue_units_max, chunk_units_max }, "test").unwrap()
+}
+
+fn job(name: u32, units: u32) -> Job {
+    Job { units, name, act: Act::Answer }
+}
+
+const INTERACTIVE: Call = Call { lane: Lane::Interactive, deadline: None };
+const BATCH: Call = Call { lane: Lane::Batch, deadline: None };
+
+/// A call that has been admitted, and waits.
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Done<u32>, Error>> + 'a>>;
+
+/// Polls once: the call is refused, or waits.
+fn begin<'a>(future: impl Future<Output = Result<Done<u32>, Error>> + 'a) -> Waiting<'a> {
+    let mut future: Waiting<'a> = Box::pin(future);
+    let poll = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll.is_pending(), "should wait: {poll:?}");
+    future
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+fn names(done: Result<Done<u32>, Error>) -> Vec<u32> {
+    done.unwrap().results.into_iter().map(Result::unwrap).collect()
+}
+
+#[test]
+fn results_come_in_the_order_of_the_inputs() {
+    let bench = bench();
+    drop(bench.open);
+    let pool = pool(10_000, 100);
+    let jobs: Vec<_> = (0..50).map(|name| job(name, (name * 37) % 90 + 1)).collect();
+    let done = runtime().block_on(pool.run(&bench.model, jobs, INTERACTIVE)).unwrap();
+    assert!(done.timing.units > 0 && done.timing.worker > Duration::ZERO);
+    assert_eq!(names(Ok(done)), (0..50).collect::<Vec<_>>());
+    assert!(bench.started.try_iter().count() > 1, "the call was not cut");
+}
+
+#[test]
+fn no_inputs_are_no_results() {
+    let (bench, pool) = (bench(), pool(10, 10));
+    assert!(names(runtime().block_on(pool.run(&bench.model, Vec::new(), INTERACTIVE))).is_empty());
+}
+
+#[test]
+fn a_full_queue_refuses_at_once() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let waiting = begin(pool.run(&bench.model, vec![job(1, 90)], INTERACTIVE));
+    let refused = pin!(pool.run(&bench.model, vec![job(2, 11)], INTERACTIVE));
+    let Poll::Ready(Err(Error::Full { queued, units, max })) = refused.poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!("not refused at once")
+    };
+    assert_eq!((queued, units, max), (90, 11, 100));
+    assert_eq!(pool.load().queued_units, 90);
+    assert_eq!(pool.load().running_units, 10);
+    drop(bench.open);
+    let runtime = runtime();
+    assert_eq!(names(runtime.block_on(running)), [0]);
+    assert_eq!(names(runtime.block_on(waiting)), [1]);
+}
+
+#[test]
+fn an_abandoned_call_leaves_the_queue_and_is_never_computed() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let abandoned = begin(pool.run(&bench.model, vec![job(1, 90)], INTERACTIVE));
+    drop(abandoned);
+    assert_eq!(pool.load().queued_units, 0);
+    let next = begin(pool.run(&bench.model, vec![job(2, 90)], INTERACTIVE));
+    drop(bench.open);
+    let runtime = runtime();
+    runtime.block_on(running).unwrap();
+    assert_eq!(names(runtime.block_on(next)), [2]);
+    assert_eq!(bench.started.try_iter().flatten().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_running_call_is_told_when_nobody_wants_it() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let abandoned = begin(pool.run(&bench.model, vec![Job { act: Act::Ask, ..job(0, 10) }], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let ticket = Arc::new(Ticket::<u32>::new(1, 1, Instant::now(), None));
+    assert!(ticket.wanted(Instant::now()));
+    ticket.abandon();
+    assert!(!ticket.wanted(Instant::now()));
+    drop(abandoned);
+    drop(bench.open);
+    // Dropping the pool joins the worker: it neither hangs nor dies of an answer that nobody takes.
+    drop(pool);
+}
+
+#[test]
+fn a_late_call_is_refused_or_given_up_and_never_computed() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let runtime = runtime();
+    let _context = runtime.enter();
+    let past = Call { deadline: Some(Instant::now()), ..INTERACTIVE };
+    let refused = runtime.block_on(pool.run(&bench.model, vec![job(0, 1)], past));
+    assert!(matches!(refused, Err(Error::Late)), "{refused:?}");
+    let running = begin(pool.run(&bench.model, vec![job(1, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [1]);
+    let soon = Call { deadline: Some(Instant::now() + Duration::from_millis(1)), ..INTERACTIVE };
+    let late = runtime.block_on(pool.run(&bench.model, vec![job(2, 10)], soon));
+    assert!(matches!(late, Err(Error::Late)), "{late:?}");
+    assert_eq!(pool.load().queued_units, 0);
+    drop(bench.open);
+    runtime.block_on(running).unwrap();
+    drop(pool);
+    assert_eq!(bench.started.try_iter().count(), 0);
+}
+
+#[test]
+fn the_late_give_way_before_anybody_is_refused() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let runtime = runtime();
+    let _context = runtime.enter();
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let deadline = Instant::now() + Duration::from_millis(5);
+    let late = begin(pool.run(&bench.model, vec![job(1, 100)], Call { deadline: Some(deadline), ..INTERACTIVE }));
+    // Its own timer is not driven here, so it stays in the queue beyond its deadline.
+    while Instant::now() <= deadline {
+        std::hint::spin_loop();
+    }
+    let admitted = begin(pool.run(&bench.model, vec![job(2, 100)], INTERACTIVE));
+    drop((bench.open, late));
+    runtime.block_on(running).unwrap();
+    assert_eq!(names(runtime.block_on(admitted)), [2]);
+}
+
+#[test]
+fn interactive_goes_before_batch_and_batch_is_not_starved() {
+    let (bench, pool) = (bench(), pool(10_000, 1));
+    let running = begin(pool.run(&bench.model, vec![job(0, 1)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let batch = begin(pool.run(&bench.model, (100..110).map(|name| job(name, 1)).collect(), BATCH));
+    let interactive = begin(pool.run(&bench.model, (1..21).map(|name| job(name, 1)).collect(), INTERACTIVE));
+    drop(bench.open);
+    let runtime = runtime();
+    for call in [running, batch, interactive] {
+        runtime.block_on(call).unwrap();
+    }
+    let order: Vec<u32> = bench.started.try_iter().flatten().collect();
+    let expected: Vec<u32> = (1..8).chain([100]).chain(8..15).chain([101]).chain(15..21).chain(102..110).collect();
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn a_panicking_model_fails_its_items_and_the_pool_lives() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    drop(bench.open);
+    let runtime = runtime();
+    let jobs = vec![Job { act: Act::Panic, ..job(0, 10) }, job(1, 9)];
+    let done = runtime.block_on(pool.run(&bench.model, jobs, INTERACTIVE)).unwrap();
+    assert_eq!(done.results[0].as_ref().unwrap_err().reason, Reason::Engine);
+    assert_eq!(done.results[1], Ok(1));
+    assert_eq!(pool.load().panics, 1);
+    assert_eq!(names(runtime.block_on(pool.run(&bench.model, vec![job(2, 1)], INTERACTIVE))), [2]);
+}
+
+#[test]
+fn a_worker_tops_up_with_the_same_model_only() {
+    let (one, other, pool) = (bench(), bench(), pool(1000, 100));
+    let running = begin(pool.run(&one.model, vec![job(0, 100)], INTERACTIVE));
+    assert_eq!(one.started.recv().unwrap(), [0]);
+    let calls = [
+        begin(pool.run(&one.model, vec![job(1, 40)], INTERACTIVE)),
+        begin(pool.run(&other.model, vec![job(2, 40)], INTERACTIVE)),
+        begin(pool.run(&one.model, vec![job(3, 40)], INTERACTIVE)),
+        begin(pool.run(&one.model, vec![job(4, 40)], INTERACTIVE)),
+    ];
+    drop((one.open, other.open));
+    let runtime = runtime();
+    runtime.block_on(running).unwrap();
+    let results: HashMap<usize, Vec<u32>> =
+        calls.into_iter().enumerate().map(|(index, call)| (index, names(runtime.block_on(call)))).collect();
+    assert_eq!(results, HashMap::from([(0, vec![1]), (1, vec![2]), (2, vec![3]), (3, vec![4])]));
+    assert_eq!(one.started.try_iter().collect::<Vec<_>>(), [vec![1, 3], vec![4]]);
+    assert_eq!(other.started.try_iter().collect::<Vec<_>>(), [vec![2]]);
+}
+
+#[test]
+fn what_an_idle_worker_could_compute_is_not_topped_up() {
+    let bench = bench();
+    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 100 };
+    let pool = Pool::start(settings, "test").unwrap();
+    while pool.shared.state().idle < 2 {
+        thread::yield_now();
+    }
+    let calls = [1, 2].map(|name| begin(pool.run(&bench.model, vec![job(name, 10)], INTERACTIVE)));
+    let mut started = [bench.started.recv().unwrap(), bench.started.recv().unwrap()];
+    started.sort();
+    assert_eq!(started, [[1], [2]]);
+    drop(bench.open);
+    for call in calls {
+        runtime().block_on(call).unwrap();
+    }
+}
+
+#[test]
+fn a_closed_pool_finishes_what_it_has_and_refuses_more() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10), job(1, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    pool.close();
+    let runtime = runtime();
+    let refused = runtime.block_on(pool.run(&bench.model, vec![job(2, 1)], INTERACTIVE));
+    assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+    drop(bench.open);
+    assert_eq!(names(runtime.block_on(running)), [0, 1]);
+}
+
+#[test]
+fn load_tells_the_work_ahead() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    assert_eq!(pool.load().queue_ms, 0.0);
+    bench.open.send(()).unwrap();
+    runtime().block_on(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE)).unwrap();
+    let running = begin(pool.run(&bench.model, vec![job(1, 10), job(2, 10)], INTERACTIVE));
+    bench.started.recv().unwrap();
+    bench.started.recv().unwrap();
+    let load = pool.load();
+    assert!(load.ms_per_unit > 0.0);
+    assert_eq!((load.queued_units, load.running_units, load.workers), (10, 10, 1));
+    assert!((load.queue_ms - 20.0 * load.ms_per_unit).abs() < 1e-9);
+    drop(bench.open);
+    runtime().block_on(running).unwrap();
+}

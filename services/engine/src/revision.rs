@@ -1,0 +1,118 @@
+//! Digests of what a model computes.
+//!
+//! Both digests are taken over canonical JSON of the parts that matter, so that neither the spelling of a manifest nor
+//! the place where its files came from changes them.
+
+use std::fmt;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::manifest::{FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Pooling, Task, TextRecipe};
+
+/// "sha256:" and 64 hexadecimal digits over files and recipe: equal revisions compute the same function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Revision(String);
+
+/// The space in which a model's vectors lie, but for their normalisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space(String);
+
+impl Revision {
+    /// The digest as it is written on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Space {
+    /// The space of vectors that are, or are not, scaled to length 1.
+    #[must_use]
+    pub fn id(&self, normalize: bool) -> String {
+        digest(&(&self.0, normalize))
+    }
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// Digest of what this model computes. Name, licence and sources have no part in it.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        #[derive(Serialize)]
+        struct Function<'a> {
+            task: Task,
+            files: Vec<File<'a>>,
+            text: Option<&'a TextRecipe>,
+            image: Option<&'a ImageRecipe>,
+            head: Option<&'a HeadRecipe>,
+            labels: Option<Vec<String>>,
+        }
+        Revision(digest(&Function {
+            task: self.task,
+            files: self.digested(),
+            text: self.text.as_ref(),
+            image: self.image.as_ref(),
+            head: self.head.as_ref(),
+            labels: self.head.as_ref().and_then(|head| head.labels.as_ref()).map(Labels::names),
+        }))
+    }
+
+    /// The space of this model's vectors: files, and the parts of the recipe that move them. A head reads vectors but
+    /// does not move them, and neither does the limit of tokens.
+    #[must_use]
+    pub fn space(&self, dimensions: u32) -> Space {
+        #[derive(Serialize)]
+        struct Place<'a> {
+            files: Vec<File<'a>>,
+            pooling: Option<Pooling>,
+            image: Option<ImageRecipe>,
+            dimensions: u32,
+        }
+        // How images are normalised by default is not where their vectors lie: the caller's choice is hashed in `id`.
+        let image = self.image.clone().map(|recipe| ImageRecipe { normalize: false, ..recipe });
+        let pooling = self.text.as_ref().map(|recipe| recipe.pooling);
+        Space(digest(&Place { files: self.digested(), pooling, image, dimensions }))
+    }
+
+    fn digested(&self) -> Vec<File<'_>> {
+        let mut files: Vec<_> = self.files.iter().map(File::from).collect();
+        files.sort_by_key(|file| file.name);
+        files
+    }
+}
+
+/// A file as the digests see it: what was published, and what was made of it.
+#[derive(Serialize)]
+struct File<'a> {
+    name: &'a str,
+    sha256: &'a str,
+    converter: Option<String>,
+}
+
+impl<'a> From<&'a FileSpec> for File<'a> {
+    fn from(file: &'a FileSpec) -> Self {
+        Self { name: &file.name, sha256: file.sha256.as_str(), converter: file.convert.map(|kind| kind.versioned()) }
+    }
+}
+
+fn digest(value: &impl Serialize) -> String {
+    #[expect(
+        clippy::expect_used,
+        reason = "the values are structs of strings, numbers and lists: they have no map keys to refuse"
+    )]
+    let json = serde_json::to_vec(value).expect("plain data serialises");
+    format!("sha256:{}", hex(&Sha256::digest(json)))
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

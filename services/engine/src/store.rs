@@ -1,0 +1,223 @@
+//! The models on this machine: DATA/models/NAME/, one folder per model.
+//!
+//! A file gets its name only when its digest was right and it was written in full, and the record beside it says so;
+//! whatever was interrupted has another name and is removed by the next pull. One pull of a model runs at a time.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Error, Manifest,
+    manifest::{ModelFiles, Source},
+};
+
+mod arrival;
+mod fetch;
+mod hub;
+mod lock;
+mod pip;
+mod record;
+
+use self::{arrival::Arrival, fetch::Fetch, lock::PullLock, record::Record};
+
+/// Models under a data directory, and the manifests that name them.
+#[derive(Clone, Debug)]
+pub struct Store {
+    data: PathBuf,
+}
+
+/// Hears how a pull goes.
+pub trait Progress: Sync {
+    /// A file begins to come; `bytes` is its length, if it is known.
+    fn started(&self, file: &str, bytes: Option<u64>);
+    /// So many more bytes of it have come.
+    fn advanced(&self, bytes: u64);
+    /// The file is whole and in its place.
+    fn finished(&self, file: &str);
+    /// Something a person may want to know, in a sentence.
+    fn note(&self, text: &str);
+}
+
+/// What [`Store::verify`] found of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileCheck {
+    /// Name of the file.
+    pub name: String,
+    /// How it is.
+    pub state: FileState,
+}
+
+/// How a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileState {
+    /// Its digest is right.
+    Whole,
+    /// It was never pulled, was pulled for another digest or by another converter, or has gone.
+    Missing,
+    /// Its bytes are not those that were pulled.
+    Damaged,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Models and manifests under this directory, which need not exist yet.
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Self {
+        Self { data: data_dir.to_owned() }
+    }
+
+    /// All models that have a manifest, ordered by name: the built-in ones and those in DATA/manifests/*.toml. A file
+    /// that names a built-in model takes its place.
+    pub fn manifests(&self) -> Result<Vec<Manifest>, Error> {
+        let mut all = self.user_manifests()?;
+        let ours = Manifest::builtin().into_iter().filter(|ours| all.iter().all(|theirs| theirs.name != ours.name));
+        let ours: Vec<_> = ours.collect();
+        all.extend(ours);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// The manifest of one model.
+    pub fn manifest(&self, name: &str) -> Result<Manifest, Error> {
+        let all = self.manifests()?;
+        if let Some(manifest) = all.iter().find(|manifest| manifest.name.as_str() == name) {
+            return Ok(manifest.clone());
+        }
+        let known: Vec<_> = all.iter().map(|manifest| manifest.name.as_str()).collect();
+        let folder = self.data.join("manifests");
+        let why = format!("no such model; there are {}, and {}/*.toml adds more", known.join(", "), folder.display());
+        Err(Error::manifest(format!("model {name}"), why))
+    }
+
+    /// Whether every file of the model is here, as the records have it.
+    #[must_use]
+    pub fn is_present(&self, manifest: &Manifest) -> bool {
+        self.open(manifest).is_ok()
+    }
+
+    /// The files of a model that is here; never touches the network.
+    pub fn open(&self, manifest: &Manifest) -> Result<ModelFiles, Error> {
+        let folder = self.folder(manifest);
+        let record = Record::read(&folder);
+        for file in &manifest.files {
+            if !record.vouches_for(&folder, file) {
+                let why = format!("{} is not on this machine, or not whole", folder.join(&file.name).display());
+                return Err(Error::Absent { model: manifest.name.to_string(), why });
+            }
+        }
+        Ok(ModelFiles { manifest: manifest.clone(), folder })
+    }
+
+    /// Reads every byte of the model and says how each file is. A damaged file is not taken for whole any more, and the
+    /// next pull brings it again.
+    pub fn verify(&self, manifest: &Manifest) -> Result<Vec<FileCheck>, Error> {
+        let folder = self.folder(manifest);
+        let mut record = Record::read(&folder);
+        let mut checks = Vec::with_capacity(manifest.files.len());
+        for file in &manifest.files {
+            let state = record.verify(&folder, file)?;
+            if state == FileState::Damaged {
+                let _lock = PullLock::take(&folder, || ())?;
+                record.forget(&folder, file)?;
+            }
+            checks.push(FileCheck { name: file.name.clone(), state });
+        }
+        Ok(checks)
+    }
+
+    /// Brings every file that is not here: from the first source that has the right bytes.
+    pub fn pull(&self, manifest: &Manifest, progress: &dyn Progress) -> Result<ModelFiles, Error> {
+        self.pull_through(manifest, progress, &fetch::Network)
+    }
+
+    fn pull_through(
+        &self,
+        manifest: &Manifest,
+        progress: &dyn Progress,
+        network: &dyn Fetch,
+    ) -> Result<ModelFiles, Error> {
+        if let Ok(files) = self.open(manifest) {
+            return Ok(files);
+        }
+        let folder = self.folder(manifest);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let _lock =
+            PullLock::take(&folder, || progress.note(&format!("waiting for another pull of {}", manifest.name)))?;
+        arrival::sweep(&folder)?;
+        let mut arrival = Arrival::new(&folder, manifest, progress);
+        arrival.adopt()?;
+        let mut answers = Vec::new();
+        for source in &manifest.sources {
+            let missing = arrival.missing();
+            if missing.is_empty() {
+                break;
+            }
+            let answer = network.fetch(source, &missing, &mut arrival);
+            if let Err(why) = answer {
+                let fatal = matches!(why, Error::Io { .. } | Error::Load { .. });
+                if fatal {
+                    return Err(why);
+                }
+                progress.note(&format!("{source}: {}", reason(&why)));
+                answers.push(format!("{source}: {}", reason(&why)));
+            }
+        }
+        let missing = arrival.missing();
+        if missing.is_empty() {
+            return self.open(manifest);
+        }
+        let names: Vec<_> = missing.iter().map(|file| file.name.as_str()).collect();
+        let why = format!("no source gave {} ({})", names.join(", "), answers.join("; "));
+        Err(Error::Fetch { model: manifest.name.to_string(), why })
+    }
+
+    fn folder(&self, manifest: &Manifest) -> PathBuf {
+        self.data.join("models").join(manifest.name.as_str())
+    }
+
+    fn user_manifests(&self) -> Result<Vec<Manifest>, Error> {
+        let folder = self.data.join("manifests");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io(&folder)(error)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io(&folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let mut manifests: Vec<Manifest> = Vec::new();
+        for path in paths {
+            let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+            let manifest = Manifest::parse(&text).map_err(|error| Error::manifest(path.display(), error))?;
+            if manifests.iter().any(|other| other.name == manifest.name) {
+                return Err(Error::manifest(path.display(), format!("a second manifest of {}", manifest.name)));
+            }
+            manifests.push(manifest);
+        }
+        Ok(manifests)
+    }
+}
+
+/// What an error says, without the model's name, which is said already.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Fetch { why, .. } => why.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A source's refusal.
+fn refused(source: &Source, why: impl ToString) -> Error {
+    Error::Fetch { model: source.to_string(), why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

