@@ -1,0 +1,36 @@
+//! The embedding service: `tamis.embedding.v1.EmbeddingService` over the models that it hosts.
+
+mod config;
+mod parse;
+mod service;
+
+use std::sync::Arc;
+
+use engine::TextModel;
+use host::{Error, Host, Service};
+use proto::embedding::v1::embedding_service_server::EmbeddingServiceServer;
+use tonic::service::Routes;
+
+pub use config::Settings;
+
+use crate::service::Embedding;
+
+/// Runs the service until `shutdown` completes, then drains it.
+///
+/// # Errors
+/// When certificates, models or ports cannot be used.
+pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    let limits = settings.limits.engine();
+    let service = Service {
+        load: Box::new(move |files| TextModel::load(files, limits)),
+        services: &["tamis.embedding.v1.EmbeddingService"],
+        methods: &["tamis.embedding.v1.EmbeddingService/Embed"],
+        routes,
+    };
+    host::serve(settings.host.clone(), &settings, service, shutdown).await
+}
+
+fn routes(host: Arc<Host<TextModel>>, limit: usize) -> Routes {
+    let service = EmbeddingServiceServer::new(Embedding { host });
+    Routes::new(service.max_decoding_message_size(limit).max_encoding_message_size(limit))
+}

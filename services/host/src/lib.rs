@@ -1,0 +1,41 @@
+//! Hosts models behind a typed contract: what the three services share.
+//!
+//! The one crate that knows contracts, chassis and engine together. A service adds its own contract: it parses a request
+//! into inputs, [`Host::compute`]s them, and writes the reply. Loading, selection, scheduling, accounting, `ModelService`
+//! and the translation of errors are here.
+
+mod call;
+mod catalog;
+mod labels;
+mod models;
+mod pool_metrics;
+mod run;
+mod settings;
+mod status;
+mod vector;
+
+pub use self::{
+    call::{Call, Computed, Spent, model_info},
+    catalog::{Catalog, Hosted, refuse_space, require_space},
+    labels::{LabelChoice, Scored, results as label_results},
+    run::{Error, Loader, Service, serve},
+    settings::HostSettings,
+    status::{bad_parameter, refusal},
+    vector::{Vector, encoding, results as vector_results},
+};
+
+use std::sync::Arc;
+
+use engine::Pool;
+
+/// Loaded models and the workers that run them.
+pub struct Host<M: Hosted> {
+    /// The loaded models.
+    pub catalog: Catalog<M>,
+    /// The workers.
+    pub pool: Arc<Pool<M>>,
+    /// Name of this replica.
+    pub replica: Arc<str>,
+    /// Most items of one call.
+    pub batch_items_max: u32,
+}

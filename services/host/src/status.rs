@@ -1,0 +1,47 @@
+//! Translation of failures to the contracts' words: the one place where a service makes a refusal.
+
+use std::time::Duration;
+
+use chassis::refusal::Refusal;
+use engine::Reason;
+use proto::common::v1::{self as pb, ErrorReason};
+use tonic::Code;
+
+/// A refusal with a reason of the closed list.
+pub fn refusal(code: Code, reason: ErrorReason, message: impl Into<String>) -> Refusal {
+    Refusal::new(code, reason.as_error_info(), message)
+}
+
+/// A field that is out of its bounds.
+pub fn bad_parameter(field: &str, message: impl Into<String>) -> Refusal {
+    refusal(Code::InvalidArgument, ErrorReason::BadParameter, message).field(field)
+}
+
+/// What a failure of the engine means for the whole call.
+pub(crate) fn of_engine(error: &engine::Error) -> Refusal {
+    let message = error.to_string();
+    match error {
+        engine::Error::Full { .. } => Refusal::full(message, Duration::from_millis(100)),
+        engine::Error::Late => refusal(Code::DeadlineExceeded, ErrorReason::Deadline, message),
+        engine::Error::Closed => {
+            let draining = refusal(Code::Unavailable, ErrorReason::Draining, message);
+            draining.retry_after(Duration::from_millis(100))
+        }
+        _ => refusal(Code::Internal, ErrorReason::Engine, message),
+    }
+}
+
+/// An item's failure as it stands in a response.
+pub(crate) fn of_item(error: engine::ItemError) -> pb::ItemError {
+    let reason = match error.reason {
+        Reason::Empty => ErrorReason::EmptyInput,
+        Reason::TooLong => ErrorReason::InputTooLong,
+        Reason::TooLarge => ErrorReason::InputTooLarge,
+        Reason::BadImage => ErrorReason::BadImage,
+        Reason::UnsupportedImage => ErrorReason::UnsupportedImage,
+        Reason::BadParameter => ErrorReason::BadParameter,
+        Reason::Engine => ErrorReason::Engine,
+        Reason::Abandoned => ErrorReason::Deadline,
+    };
+    pb::ItemError { reason: reason.into(), message: error.message }
+}
