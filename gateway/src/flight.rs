@@ -1,0 +1,150 @@
+//! One attempt of a call on one replica.
+
+use std::{error::Error, sync::Arc};
+
+use chassis::{deadline, load::Report};
+use http::{HeaderMap, HeaderValue, Request, Uri};
+use tokio::time::Instant;
+
+use crate::{
+    balance::{Outstanding, Work},
+    cutoff::Deadline,
+    reply::{NoReply, Reply, receive},
+    retry::Failure,
+    route::Method,
+    upstream::{Connect, Endpoint, Lease, Picked, RequestBody, Upstream},
+};
+
+/// A closed connection is noticed when it is used; as many are passed over before the replica is given up.
+const STALE_CONNECTIONS_MAX: usize = 2;
+
+/// What is the same in every attempt of a call.
+pub(crate) struct Plan<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) upstream: &'a Arc<Upstream>,
+    /// Already those for a replica.
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) work: Work,
+    /// Whose connections are used.
+    pub(crate) worker: usize,
+    /// Bytes of the reply that are held until its status is known.
+    pub(crate) held_bytes_max: usize,
+}
+
+/// What a call holds on a replica: a stream and a share of its load. Dropping it cancels.
+pub(crate) struct Flight {
+    upstream: Arc<Upstream>,
+    outstanding: Outstanding,
+    work: Work,
+    _lease: Lease,
+}
+
+/// How an attempt failed, and the request body if it never left.
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) body: Option<RequestBody>,
+}
+
+impl Plan<'_> {
+    /// Sends the call to the replica and reads its reply. The flight goes on as long as the reply does.
+    pub(crate) async fn attempt(&self, picked: Picked, body: RequestBody) -> Result<(Reply, Option<Flight>), Failed> {
+        let Picked { endpoint, outstanding } = picked;
+        let (response, lease) = self.send(&endpoint, body).await?;
+        let flight = Flight { upstream: Arc::clone(self.upstream), outstanding, work: self.work, _lease: lease };
+        match receive(response, self.method.shape, self.held_bytes_max).await {
+            Ok(mut reply) if reply.is_whole() => {
+                flight.land(reply.take_report());
+                Ok((reply, None))
+            }
+            Ok(reply) => Ok((reply, Some(flight))),
+            Err(no_reply) => {
+                tracing::debug!(endpoint = %endpoint.address, error = &no_reply as &dyn Error, "attempt failed");
+                let failure = match no_reply {
+                    NoReply::Lost(error) => judge(&error, &endpoint),
+                    NoReply::NotGrpc | NoReply::CutShort => Failure::Lost,
+                };
+                Err(Failed { failure, body: None })
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        mut body: RequestBody,
+    ) -> Result<(http::Response<hyper::body::Incoming>, Lease), Failed> {
+        for _ in 0..=STALE_CONNECTIONS_MAX {
+            let Some(pool) = endpoint.pool(self.worker, self.method.shape) else { break };
+            let lease = match pool.lease(endpoint, &self.upstream.dialer).await {
+                Ok(lease) => lease,
+                Err(Connect::Full(_)) => return Err(Failed { failure: Failure::Full, body: Some(body) }),
+                Err(error @ Connect::Failed(_)) => {
+                    tracing::debug!(endpoint = %endpoint.address, %error, "attempt failed");
+                    endpoint.suspect();
+                    break;
+                }
+            };
+            let mut error = match lease.send(self.request(endpoint, body)).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(error) => error,
+            };
+            match error.take_message() {
+                // The connection had closed; the next lease is on another.
+                Some(request) => body = request.into_body(),
+                None => {
+                    let error = error.into_error();
+                    tracing::debug!(endpoint = %endpoint.address, error = &error as &dyn Error, "attempt failed");
+                    return Err(Failed { failure: judge(&error, endpoint), body: None });
+                }
+            }
+        }
+        Err(Failed { failure: Failure::Unsent, body: Some(body) })
+    }
+
+    fn request(&self, endpoint: &Endpoint, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = http::Method::POST;
+        *request.headers_mut() = self.headers.clone();
+        if let Some(deadline) = self.deadline {
+            let left = deadline.at.saturating_duration_since(Instant::now());
+            if let Ok(left) = HeaderValue::try_from(deadline::format(left)) {
+                request.headers_mut().insert(deadline::HEADER, left);
+            }
+        }
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(http::uri::Scheme::HTTPS);
+        uri.authority = Some(endpoint.authority.clone());
+        uri.path_and_query = Some(self.method.path.clone());
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        request
+    }
+}
+
+impl Flight {
+    /// The replica has answered.
+    pub(crate) fn land(self, report: Option<Report>) {
+        let Some(report) = report else { return };
+        if let Some(cost) = &report.cost {
+            self.upstream.speed.learn(self.work, cost);
+        }
+        self.outstanding.finish(self.work, &report, Instant::now());
+    }
+}
+
+/// What an error of hyper says about the call; what it says about the replica, the replica is told.
+fn judge(error: &hyper::Error, endpoint: &Endpoint) -> Failure {
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match h2 {
+        Some(h2) if h2.is_remote() && h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+            Failure::Refused
+        }
+        // The last stream that the replica will process came before this one.
+        Some(h2) if h2.is_remote() && h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR) => Failure::Refused,
+        Some(h2) if h2.is_reset() => Failure::Lost,
+        _ => {
+            endpoint.suspect();
+            Failure::Lost
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The front door of the mesh: takes gRPC calls over mutual TLS and carries them to the replica with the least work.
+//!
+//! It knows contracts and never a tensor. Messages pass through as bytes; only what the gateway answers itself is decoded.
+//! A call goes `worker` -> `stack` (well-formed, identified, authorised, routed, admitted) -> `call` (which replica, how
+//! often) -> `flight` (one attempt) -> `reply`, and every refusal on that way is made in `refuse`.
+//!
+//! ```no_run
+//! use chassis::config::{Layer, load};
+//! # async fn example(shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+//! let settings: gateway::Settings = load("gateway", &[Layer::file("gateway.toml".as_ref())])?;
+//! gateway::serve(settings, shutdown).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod authorize;
+mod balance;
+mod call;
+mod config;
+mod contracts;
+mod cutoff;
+mod flight;
+mod gateway;
+mod health;
+mod identify;
+mod mesh;
+mod metrics;
+mod models;
+mod refuse;
+mod replay;
+mod reply;
+mod request;
+mod retry;
+mod route;
+mod stack;
+mod upstream;
+mod worker;
+
+pub use self::{
+    authorize::{Identities, Methods, Rule},
+    config::{ConnectionSettings, HealthSettings, HoldSettings, RetrySettings, ServiceSettings, Settings},
+    gateway::{Bound, Error, bind, serve},
+};

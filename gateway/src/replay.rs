@@ -1,0 +1,344 @@
+//! Holds the message of a unary call so that it can be sent again.
+//!
+//! The bytes are those that arrived, by reference: nothing is decoded, and only frames below 1 KiB are copied, into one
+//! another. That copy is on purpose: h2 counts small DATA frames and closes a whole connection over too many, so a client
+//! that sends a message byte by byte must not be repeated as such on a connection that others share; and a small slice
+//! would keep the much larger read buffer alive that it was cut from.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::refuse::Refusal;
+
+/// The flag and the length before a gRPC message.
+pub(crate) const PREFIX_BYTES: usize = 5;
+/// Frames below this are joined.
+const SMALL_BYTES: usize = 1024;
+/// Joined frames are at most this long: one DATA frame of the default size.
+const JOINED_BYTES: usize = 16 * 1024;
+
+/// A whole unary message.
+#[derive(Clone, Debug)]
+pub(crate) struct Replay {
+    chunks: Arc<[Bytes]>,
+    bytes: usize,
+    _reserved: Arc<Reserved>,
+}
+
+/// Bytes of memory that held messages may take in this process.
+#[derive(Debug)]
+pub(crate) struct ByteBudget {
+    left: AtomicUsize,
+    max: usize,
+}
+
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+struct Reserved {
+    budget: Arc<ByteBudget>,
+    bytes: usize,
+}
+
+/// Why a message is not held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotHeld {
+    /// Larger than any message may be.
+    TooLarge { bytes: u64 },
+    /// Held messages take all the memory that they may.
+    Full { bytes_max: usize },
+    /// Not exactly one message.
+    Malformed(&'static str),
+    /// The client left before its message was whole.
+    Gone,
+}
+
+/// Reads a body of one message of at most `message_bytes_max` bytes.
+///
+/// # Errors
+/// At once, when the announced length already says that the message will not be taken.
+pub(crate) async fn hold<B>(body: B, message_bytes_max: usize, budget: &Arc<ByteBudget>) -> Result<Replay, NotHeld>
+where
+    B: Body<Data = Bytes>,
+{
+    let announced = body.size_hint().lower();
+    if announced > (message_bytes_max + PREFIX_BYTES) as u64 {
+        return Err(NotHeld::TooLarge { bytes: announced });
+    }
+    let mut holder = Holder::new(message_bytes_max, budget);
+    let mut body = std::pin::pin!(body);
+    while let Some(frame) = body.frame().await {
+        // Trailers of a request mean nothing in gRPC.
+        if let Ok(data) = frame.map_err(|_| NotHeld::Gone)?.into_data() {
+            holder.add(data)?;
+        }
+    }
+    holder.finish()
+}
+
+/// Sends a held message.
+#[derive(Debug)]
+pub(crate) struct ReplayBody {
+    replay: Replay,
+    sent: usize,
+    sent_bytes: usize,
+}
+
+// === impl Replay ===
+
+impl Replay {
+    /// A message of the gateway's own.
+    pub(crate) fn of(message: Bytes) -> Self {
+        let budget = Arc::new(ByteBudget::new(0));
+        Self { bytes: message.len(), chunks: Arc::new([message]), _reserved: Arc::new(Reserved { budget, bytes: 0 }) }
+    }
+
+    /// Bytes with the prefix.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A body that sends it.
+    pub(crate) fn body(&self) -> ReplayBody {
+        ReplayBody { replay: self.clone(), sent: 0, sent_bytes: 0 }
+    }
+}
+
+// === impl ReplayBody ===
+
+impl Body for ReplayBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(chunk) = self.replay.chunks.get(self.sent).cloned() else { return Poll::Ready(None) };
+        self.sent += 1;
+        self.sent_bytes += chunk.len();
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sent == self.replay.chunks.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.replay.bytes - self.sent_bytes) as u64)
+    }
+}
+
+// === impl ByteBudget ===
+
+impl ByteBudget {
+    /// A budget of `max` bytes.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { left: AtomicUsize::new(max), max }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Relaxed);
+    }
+}
+
+/// A message on its way in.
+struct Holder {
+    chunks: Vec<Bytes>,
+    joined: BytesMut,
+    prefix: Prefix,
+    bytes: usize,
+    message_bytes_max: usize,
+    reserved: Reserved,
+}
+
+impl Holder {
+    fn new(message_bytes_max: usize, budget: &Arc<ByteBudget>) -> Self {
+        let reserved = Reserved { budget: Arc::clone(budget), bytes: 0 };
+        let (chunks, joined) = (Vec::new(), BytesMut::new());
+        Self { chunks, joined, prefix: Prefix::default(), bytes: 0, message_bytes_max, reserved }
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), NotHeld> {
+        self.bytes += data.len();
+        if let Some(message_bytes) = self.prefix.read(&data)? {
+            if message_bytes > self.message_bytes_max {
+                return Err(NotHeld::TooLarge { bytes: message_bytes as u64 });
+            }
+            if self.bytes > PREFIX_BYTES + message_bytes {
+                return Err(NotHeld::Malformed("a unary call has more than one message"));
+            }
+        }
+        // What has arrived is reserved, not what is announced: announcing costs a client nothing.
+        if !self.reserved.budget.take(data.len()) {
+            return Err(NotHeld::Full { bytes_max: self.reserved.budget.max });
+        }
+        self.reserved.bytes += data.len();
+        if data.len() >= SMALL_BYTES {
+            self.flush();
+            self.chunks.push(data);
+        } else {
+            self.joined.extend_from_slice(&data);
+            if self.joined.len() >= JOINED_BYTES {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Replay, NotHeld> {
+        let whole = self.prefix.message_bytes().map(|message_bytes| PREFIX_BYTES + message_bytes);
+        if whole != Some(self.bytes) {
+            return Err(NotHeld::Malformed("the message of a unary call is missing or cut short"));
+        }
+        self.flush();
+        Ok(Replay { chunks: self.chunks.into(), bytes: self.bytes, _reserved: Arc::new(self.reserved) })
+    }
+
+    fn flush(&mut self) {
+        if !self.joined.is_empty() {
+            self.chunks.push(self.joined.split().freeze());
+        }
+    }
+}
+
+/// The prefix of a message, which may arrive in pieces.
+#[derive(Default)]
+struct Prefix {
+    bytes: [u8; PREFIX_BYTES],
+    read: usize,
+}
+
+impl Prefix {
+    fn read(&mut self, data: &[u8]) -> Result<Option<usize>, NotHeld> {
+        let take = data.len().min(PREFIX_BYTES - self.read);
+        self.bytes[self.read..self.read + take].copy_from_slice(&data[..take]);
+        self.read += take;
+        if self.read > 0 && self.bytes[0] > 1 {
+            return Err(NotHeld::Malformed("the flag before the message is neither 0 nor 1"));
+        }
+        Ok(self.message_bytes())
+    }
+
+    fn message_bytes(&self) -> Option<usize> {
+        let [_, a, b, c, d] = self.bytes;
+        (self.read == PREFIX_BYTES).then(|| u32::from_be_bytes([a, b, c, d]) as usize)
+    }
+}
+
+impl NotHeld {
+    /// What the client is told.
+    pub(crate) fn into_refusal(self, message_bytes_max: usize) -> Refusal {
+        match self {
+            Self::TooLarge { bytes } => Refusal::TooLarge { bytes, bytes_max: message_bytes_max as u64 },
+            Self::Full { bytes_max } => Refusal::Full { what: "bytes of held messages", max: bytes_max },
+            Self::Malformed(why) => Refusal::Malformed(why.into()),
+            Self::Gone => Refusal::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::StreamBody;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: usize = 64 * 1024;
+
+    fn message(payload: &[u8]) -> Vec<u8> {
+        let mut message = vec![0];
+        message.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+        message.extend_from_slice(payload);
+        message
+    }
+
+    fn hold_pieces(pieces: Vec<Bytes>, budget: &Arc<ByteBudget>) -> Result<Replay, NotHeld> {
+        let frames = stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+        futures_util::FutureExt::now_or_never(hold(StreamBody::new(frames), MAX, budget)).unwrap()
+    }
+
+    fn check(message: &[u8], expected: NotHeld) {
+        let budget = Arc::new(ByteBudget::new(2 * MAX));
+        assert_eq!(hold_pieces(vec![Bytes::copy_from_slice(message)], &budget).unwrap_err(), expected);
+        assert_eq!(budget.left.load(Relaxed), 2 * MAX);
+    }
+
+    #[test]
+    fn not_exactly_one_message_is_malformed() {
+        check(b"", NotHeld::Malformed("the message of a unary call is missing or cut short"));
+        check(b"\0\0\0\0\x02a", NotHeld::Malformed("the message of a unary call is missing or cut short"));
+        check(b"\0\0\0\0\x01ab", NotHeld::Malformed("a unary call has more than one message"));
+        check(b"\x02\0\0\0\x01a", NotHeld::Malformed("the flag before the message is neither 0 nor 1"));
+    }
+
+    #[test]
+    fn too_large_is_known_from_the_prefix() {
+        check(b"\0\x7f\xff\xff\xff", NotHeld::TooLarge { bytes: 0x7fff_ffff });
+    }
+
+    #[test]
+    fn the_budget_is_shared_and_given_back() {
+        let budget = Arc::new(ByteBudget::new(1500));
+        let payload = Bytes::from(message(&[7; 1000]));
+        let held = hold_pieces(vec![payload.clone()], &budget).unwrap();
+        assert_eq!(hold_pieces(vec![payload.clone()], &budget).unwrap_err(), NotHeld::Full { bytes_max: 1500 });
+        let body = held.body();
+        drop(held);
+        assert!(hold_pieces(vec![payload.clone()], &budget).is_err(), "a body that is being sent is still held");
+        drop(body);
+        hold_pieces(vec![payload], &budget).unwrap();
+    }
+
+    #[test]
+    fn a_message_of_many_small_frames_is_sent_in_few() {
+        let pieces = message(&[1; 20_000]).into_iter().map(|byte| Bytes::copy_from_slice(&[byte])).collect();
+        let held = hold_pieces(pieces, &Arc::new(ByteBudget::new(MAX))).unwrap();
+        assert_eq!(held.chunks.len(), 2);
+    }
+
+    #[test]
+    fn large_frames_are_not_copied() {
+        let frame = Bytes::from(message(&[1; 5000]));
+        let held = hold_pieces(vec![frame.clone()], &Arc::new(ByteBudget::new(MAX))).unwrap();
+        assert_eq!(held.chunks[0].as_ptr(), frame.as_ptr());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_came_however_it_was_cut(
+            payload in proptest::collection::vec(any::<u8>(), 0..8192),
+            cuts in proptest::collection::vec(0usize..8192, 0..24),
+        ) {
+            let message = Bytes::from(message(&payload));
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(message.len())).collect();
+            cuts.sort_unstable();
+            let ends = cuts.iter().copied().chain([message.len()]);
+            let pieces = std::iter::once(0).chain(cuts.iter().copied()).zip(ends).map(|(a, b)| message.slice(a..b)).collect();
+            let budget = Arc::new(ByteBudget::new(MAX));
+            let held = hold_pieces(pieces, &budget).unwrap();
+            prop_assert_eq!(held.bytes(), message.len());
+            for _ in 0..2 {
+                let sent = futures_util::FutureExt::now_or_never(held.body().collect()).unwrap().unwrap().to_bytes();
+                prop_assert_eq!(&sent, &message);
+            }
+            drop(held);
+            prop_assert_eq!(budget.left.load(Relaxed), MAX);
+        }
+    }
+}

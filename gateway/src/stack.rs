@@ -1,0 +1,180 @@
+//! The way of a call through the gateway, from its headers to its reply, in a straight line.
+//!
+//! Well-formed? Who calls? May they? Is there such a method? Until when? Is there room? Then the replicas, or a service of
+//! the gateway's own. Each step says no with a `Refusal`, and nothing is read of the body before all have passed.
+
+use std::sync::Arc;
+
+use chassis::{deadline, spiffe::NotSpiffe, trace::TraceContext, units::bytes};
+use http::{Request, Response, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use tower::ServiceExt as _;
+use tracing::Instrument as _;
+
+use crate::{
+    balance::Work,
+    call::{Call, Message, Patience},
+    cutoff::{Cutoff, Deadline},
+    flight::{Flight, Plan},
+    identify::Caller,
+    mesh::{LocalService, Mesh, Route, Target},
+    metrics::Record,
+    models::Worker,
+    refuse::Refusal,
+    replay::hold,
+    reply::{Reply, ReplyBody},
+    request,
+    route::Shape,
+    upstream::Upstream,
+};
+
+/// Answers the calls of one connection.
+pub(crate) struct Stack {
+    pub(crate) mesh: Arc<Mesh>,
+    /// Whose connections to replicas are used.
+    pub(crate) worker: usize,
+    pub(crate) caller: Result<Caller, NotSpiffe>,
+}
+
+/// A reply and what ends it early.
+struct Answer {
+    reply: Reply,
+    cutoff: Cutoff,
+    flight: Option<Flight>,
+}
+
+/// A call that may go on.
+struct Admitted<'a> {
+    route: &'a Route,
+    deadline: Option<Deadline>,
+    /// With the headers for a replica.
+    head: Parts,
+    units: Option<u32>,
+}
+
+impl Stack {
+    /// Answers a call.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+        let (head, body) = request.into_parts();
+        let trace = TraceContext::of(&head.headers);
+        let route = self.mesh.route(head.uri.path());
+        // At debug level: it is the life of a request, and at info level it would cost every call its formatting.
+        let span = tracing::debug_span!(
+            "call",
+            service = route.map(|route| &*route.method.service),
+            method = route.map(|route| &*route.method.name),
+            caller = self.caller.as_ref().ok().map(|caller| caller.identity.as_str()),
+            trace_id = trace.trace_id(),
+            replica = tracing::field::Empty,
+            attempt = tracing::field::Empty,
+        );
+        let mut record = Record::begin(route.map_or(&self.mesh.unknown, |route| &route.metrics), span.clone());
+        let answer = async {
+            let admitted = self.admit(route, head, &trace, &mut record)?;
+            match &admitted.route.target {
+                Target::Local(service) => self.local(service.clone(), admitted, body).await,
+                Target::Upstream(upstream) => self.upstream(upstream, admitted, body, &mut record).await,
+            }
+        };
+        match answer.instrument(span).await {
+            Ok(Answer { reply, cutoff, flight }) => reply.into_response(cutoff, flight, record),
+            Err(refusal) => {
+                record.refused(&refusal);
+                Reply::refusal(&refusal).into_response(Cutoff::default(), None, record)
+            }
+        }
+    }
+
+    /// Everything that is asked before the body is read.
+    fn admit<'a>(
+        &'a self,
+        route: Option<&'a Route>,
+        mut head: Parts,
+        trace: &TraceContext,
+        record: &mut Record,
+    ) -> Result<Admitted<'a>, Refusal> {
+        request::check(&head)?;
+        let caller = self.caller.as_ref().map_err(|_| Refusal::NoIdentity)?;
+        // Before the route: who may call nothing here does not learn what there is.
+        caller.authorize(head.uri.path())?;
+        let route = route.ok_or_else(|| Refusal::UnknownMethod { path: head.uri.path().to_owned() })?;
+        let deadline = self.deadline(&head, route.method.shape)?;
+        record.takes(self.mesh.admit()?);
+        let units = request::units(&head.headers);
+        request::prepare(&mut head.headers, &caller.header, trace);
+        Ok(Admitted { route, deadline, head, units })
+    }
+
+    /// Every unary call has a deadline. A stream has the one that its client sets: a watch without end is no mistake.
+    fn deadline(&self, head: &Parts, shape: Shape) -> Result<Option<Deadline>, Refusal> {
+        let header = head.headers.get(deadline::HEADER).map(http::HeaderValue::as_bytes);
+        if shape == Shape::Streaming && header.is_none() {
+            return Ok(None);
+        }
+        let limits = self.mesh.settings.server.deadlines();
+        let timeout = limits.timeout(header).map_err(|malformed| Refusal::Malformed(malformed.to_string()))?;
+        Ok(Some(Deadline { at: Instant::now() + timeout, timeout }))
+    }
+
+    async fn upstream(
+        &self,
+        upstream: &Arc<Upstream>,
+        Admitted { route, deadline, head, units }: Admitted<'_>,
+        body: Incoming,
+        record: &mut Record,
+    ) -> Result<Answer, Refusal> {
+        let full = |max| Refusal::Full { what: "calls in flight to this service", max };
+        record.takes(upstream.admit().map_err(full)?);
+        let settings = &self.mesh.settings;
+        let (message, message_bytes) = match route.method.shape {
+            Shape::Streaming => (Message::Passing(body), 0),
+            Shape::Unary => {
+                let bytes_max = bytes(settings.server.message_bytes_max);
+                let replay = within(deadline, hold(body, bytes_max, &self.mesh.held)).await?;
+                let replay = replay.map_err(|not_held| not_held.into_refusal(bytes_max))?;
+                let message_bytes = replay.bytes();
+                (Message::Held(replay), message_bytes)
+            }
+        };
+        let plan = Plan {
+            method: &route.method,
+            upstream,
+            headers: &head.headers,
+            deadline,
+            work: Work::new(units, message_bytes),
+            worker: self.worker,
+            held_bytes_max: bytes(settings.hold.reply_bytes_max),
+        };
+        let call = Call::new(plan, Patience::of(&settings.retry), &self.mesh.metrics);
+        let (reply, flight) = call.run(message).await?;
+        let cutoff = if reply.is_whole() { Cutoff::default() } else { Cutoff::at(deadline) };
+        Ok(Answer { reply, cutoff, flight })
+    }
+
+    async fn local(
+        &self,
+        service: LocalService,
+        Admitted { route, deadline, mut head, .. }: Admitted<'_>,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        head.extensions.insert(Worker(self.worker));
+        if let Some(deadline) = deadline {
+            head.extensions.insert(deadline);
+        }
+        let request = Request::from_parts(head, tonic::body::Body::new(body));
+        let response = within(deadline, service.oneshot(request)).await?.unwrap_or_else(|never| match never {});
+        let cutoff = match route.method.shape {
+            Shape::Unary => Cutoff::at(deadline),
+            Shape::Streaming => Cutoff::at(deadline).or_drain(&self.mesh.drain),
+        };
+        Ok(Answer { reply: Reply::local(response), cutoff, flight: None })
+    }
+}
+
+async fn within<F: Future>(deadline: Option<Deadline>, step: F) -> Result<F::Output, Refusal> {
+    match deadline {
+        Some(Deadline { at, timeout }) => timeout_at(at, step).await.map_err(|_| Refusal::Late { timeout }),
+        None => Ok(step.await),
+    }
+}
