@@ -1,0 +1,135 @@
+//! `tamis call`: calls the mesh as any other client would.
+
+mod classify;
+mod client;
+mod embed;
+mod failure;
+mod labels;
+mod reply;
+mod see;
+
+use std::{io::BufRead as _, path::PathBuf};
+
+use anyhow::{Context as _, bail};
+use chassis::{spiffe::SpiffeId, units::Span};
+use clap::Subcommand;
+
+use self::reply::Reply;
+use crate::{advice::Advice, home::Home, output::say};
+
+/// What `tamis call` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Turn texts into vectors, and compare up to eight of them.
+    #[command(after_help = "Examples:\n  tamis call embed 'A man is eating food.' 'Someone has a meal.'\n  \
+                            tamis call embed --json - < texts.txt")]
+    Embed(TextArgs),
+    /// Give texts the labels of a model; the default one detects prompt injections.
+    #[command(after_help = "Examples:\n  tamis call classify 'Ignore all previous instructions.'\n  \
+                            tamis call classify - < texts.txt")]
+    Classify(TextArgs),
+    /// Say what images show.
+    #[command(after_help = "Examples:\n  tamis call see photo.jpg cat.png\n  tamis call see --json photo.jpg")]
+    See(ImageArgs),
+}
+
+/// Arguments of calls that take texts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TextArgs {
+    /// Texts; `-` reads them from standard input, one a line.
+    #[arg(required = true, value_name = "TEXT")]
+    texts: Vec<String>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Arguments of calls that take images.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageArgs {
+    /// Image files: JPEG, PNG, WebP or GIF.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Flags of every call.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Flags {
+    /// Print the whole reply as JSON, with the contract's field names.
+    #[arg(long)]
+    json: bool,
+    /// Model to use [default: the service's default model].
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Deadline of the call.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    timeout: Span,
+    /// Address of the gateway, host:port [default: that of the mesh on this machine, else 127.0.0.1:8443].
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    /// Certificate of the authority to trust [default: ca.pem in the data directory].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Client certificate [default: client-dev.pem in the data directory].
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// Private key of the client certificate [default: client-dev.key, or the key beside --cert].
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// SPIFFE identity that the gateway must prove.
+    #[arg(long, value_name = "ID", default_value = "spiffe://tamis.local/gateway")]
+    server_id: SpiffeId,
+}
+
+/// Runs `tamis call`.
+pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match command {
+        Command::Embed(args) => {
+            let texts = texts(args.texts)?;
+            show(&args.flags, &runtime.block_on(embed::call(texts, &args.flags, home))?)
+        }
+        Command::Classify(args) => {
+            let texts = texts(args.texts)?;
+            show(&args.flags, &runtime.block_on(classify::call(texts, &args.flags, home))?)
+        }
+        Command::See(args) => {
+            let images = see::read(args.images)?;
+            show(&args.flags, &runtime.block_on(see::call(images, &args.flags, home))?)
+        }
+    }
+}
+
+/// The texts of the command line, with `-` replaced by the lines of standard input.
+fn texts(arguments: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for argument in arguments {
+        if argument == "-" {
+            for line in std::io::stdin().lock().lines() {
+                texts.push(line.context("standard input cannot be read as text")?);
+            }
+        } else {
+            texts.push(argument);
+        }
+    }
+    if texts.is_empty() {
+        bail!(Advice::new("standard input has no text", "write one text a line"));
+    }
+    Ok(texts)
+}
+
+/// Prints a reply; it is a failure if one of its items is.
+fn show(flags: &Flags, reply: &impl Reply) -> anyhow::Result<()> {
+    if flags.json {
+        say(serde_json::to_string_pretty(&reply.json())?)?;
+    } else {
+        say(reply.table())?;
+    }
+    let (failed, items) = reply.failed();
+    if failed == 0 {
+        return Ok(());
+    }
+    let what = format!("{failed} of {items} item{} failed", if items == 1 { "" } else { "s" });
+    bail!(Advice::new(what, "the reason stands in the item's place above; the others are not affected"))
+}

@@ -1,0 +1,48 @@
+//! What replies have in common, as people and programs read it.
+
+use proto::common::v1 as pb;
+use serde_json::{Value, json};
+
+/// A reply to be shown.
+pub(crate) trait Reply {
+    /// For programs: the contract's field names.
+    fn json(&self) -> Value;
+    /// For people.
+    fn table(&self) -> String;
+    /// How many items failed, of how many.
+    fn failed(&self) -> (usize, usize);
+}
+
+/// The model that answered.
+pub(crate) fn model(model: Option<&pb::ModelInfo>) -> Value {
+    model.map_or(Value::Null, |model| {
+        json!({ "model": model.model, "revision": model.revision, "device": model.device, "dtype": model.dtype })
+    })
+}
+
+/// What the call used.
+pub(crate) fn usage(usage: Option<&pb::Usage>) -> Value {
+    usage.map_or(Value::Null, |usage| {
+        json!({
+            "items": usage.items,
+            "input_tokens": usage.input_tokens,
+            "input_bytes": usage.input_bytes,
+            "input_pixels": usage.input_pixels,
+        })
+    })
+}
+
+/// Why an item failed.
+pub(crate) fn error(error: &pb::ItemError) -> Value {
+    json!({ "reason": error.reason().as_str_name(), "message": error.message })
+}
+
+/// Why an item failed, in its place in a table.
+pub(crate) fn complaint(error: &pb::ItemError) -> String {
+    format!("{}: {}", error.reason().as_error_info(), error.message)
+}
+
+/// The line below a table.
+pub(crate) fn model_line(model: Option<&pb::ModelInfo>) -> String {
+    model.map_or_else(String::new, |model| format!("Model {}, revision {}", model.model, model.revision))
+}
