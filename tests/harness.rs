@@ -1,0 +1,42 @@
+//! Starts meshes and talks to them. It knows how, the tests know what.
+
+mod admin;
+mod binary;
+mod connection;
+mod fixtures;
+mod folder;
+mod mesh;
+mod process;
+mod requests;
+mod roles;
+
+use std::time::Duration;
+
+pub(crate) use self::{
+    admin::{config, metric, metrics},
+    binary::{Finished, tamis},
+    connection::{Channels, Connection, GATEWAY, ORIGIN, connect, credentials, refused, refused_field},
+    fixtures::{Photo, grpcurl, lee_similarities, lee_texts, photos},
+    folder::Folder,
+    mesh::{Mesh, mesh},
+    process::{children, is_alive, signal},
+    requests::{classify, embed, error_reason, image, long_text, see, vector},
+    roles::Roles,
+};
+
+/// Nothing that a test waits for takes longer on a machine that works, however busy it is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something that announces itself to nobody: asks again and again, in vain for no longer than [`PATIENCE`].
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        let mut often = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            often.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
+}

@@ -1,0 +1,52 @@
+//! The `tamis` binary under test.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use super::{PATIENCE, folder};
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) success: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Where the binary is. Built once a run, for cargo alone knows whether the one that is there is older than its sources.
+///
+/// Cargo passes no path to the tests of another package. Building it together with this test target gives the
+/// dependencies the features that `cargo test` gave them, so that nothing but the binary itself is compiled.
+pub(super) fn path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let profile = match folder::profile() {
+            "debug" => "dev",
+            other => other,
+        };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--bin", "tamis", "--test", "e2e", "--profile", profile, "--target-dir"])
+            .arg(folder::target())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "`tamis` does not build");
+        folder::target().join(folder::profile()).join("tamis")
+    })
+}
+
+/// Runs a command of `tamis` to its end.
+pub(crate) async fn tamis(data: &Path, arguments: &[&str]) -> Finished {
+    let mut command = tokio::process::Command::new(path());
+    command.args(arguments).env("TAMIS_DATA_DIR", data).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+    Finished {
+        success: output.status.success(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}

@@ -1,0 +1,101 @@
+//! A mesh whose processes a test starts one by one, as an orchestrator does: nobody starts them again.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf};
+
+use chassis::server::Addresses;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use super::{
+    Channels, Folder, GATEWAY, connect, credentials, eventually,
+    process::{Process, show_logs},
+    tamis,
+};
+
+/// A process and where it listens.
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    pub(crate) at: Addresses,
+}
+
+/// A mesh of single processes.
+pub(crate) struct Roles {
+    pub(crate) services: Vec<Running>,
+    pub(crate) gateway: Running,
+    // Last: the processes end before their folder goes.
+    folder: Folder,
+}
+
+impl Roles {
+    /// One replica for every entry, `["embedding", "embedding", "vision"]`, and a gateway; waits until all serve.
+    pub(crate) async fn start(services: &[&str]) -> Self {
+        let folder = Folder::new();
+        let made = tamis(folder.path(), &["certs", "init"]).await;
+        assert!(made.success, "{}", made.stderr);
+        let mut running = Vec::new();
+        for (index, role) in services.iter().enumerate() {
+            running.push(run(&folder, role, &format!("{role}-{index}"), "").await);
+        }
+        let gateway = run(&folder, "gateway", "gateway", &gateway_config(services, &running)).await;
+        let roles = Self { services: running, gateway, folder };
+        roles.serving(services).await;
+        roles
+    }
+
+    /// A connection of the development client to the gateway.
+    pub(crate) async fn client(&self) -> Channels {
+        let credentials = credentials(&self.folder.certs(), "client-dev");
+        connect(self.gateway.at.grpc, &credentials, GATEWAY).await.unwrap()
+    }
+
+    async fn serving(&self, services: &[&str]) {
+        let mut health = self.client().await.health();
+        for role in services {
+            eventually(role, async || {
+                let response = health.check(HealthCheckRequest { service: grpc_service(role) }).await.ok()?;
+                (response.into_inner().status() == ServingStatus::Serving).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+impl Drop for Roles {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show_logs(self.folder.path());
+        }
+    }
+}
+
+async fn run(folder: &Folder, role: &str, name: &str, more: &str) -> Running {
+    let file = |extension: &str| folder.path().join(format!("{name}.{extension}"));
+    let (config, announce): (PathBuf, PathBuf) = (file("toml"), file("json"));
+    let any = "127.0.0.1:0";
+    let server = format!(
+        "[server]\nname = {name:?}\nlisten = {any:?}\nadmin_listen = {any:?}\nhealth_listen = {any:?}\nannounce = {announce:?}\n"
+    );
+    fs::write(&config, format!("{server}{more}")).unwrap();
+    let process = Process::start(folder.path(), file("log"), &[role, "--config", config.to_str().unwrap()]);
+    let at = eventually(name, async || serde_json::from_slice(&fs::read(&announce).ok()?).ok()).await;
+    Running { process, at }
+}
+
+fn gateway_config(services: &[&str], running: &[Running]) -> String {
+    let mut endpoints = BTreeMap::<&str, Vec<SocketAddr>>::new();
+    for (role, running) in services.iter().zip(running) {
+        endpoints.entry(role).or_default().push(running.at.grpc);
+    }
+    let service = |(role, addresses): (&str, Vec<SocketAddr>)| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let (serves, id) = (grpc_service(role), format!("spiffe://tamis.local/service/{role}"));
+        format!("[services.{role}]\nserves = [{serves:?}]\nendpoints = {addresses:?}\nspiffe_id = {id:?}\n")
+    };
+    let services: String = endpoints.into_iter().map(service).collect();
+    format!("{services}[[allow]]\nidentity = \"spiffe://tamis.local/client/*\"\nmethods = [\"*\"]\n")
+}
+
+fn grpc_service(role: &str) -> String {
+    let mut name = role.to_owned();
+    name[..1].make_ascii_uppercase();
+    format!("tamis.{role}.v1.{name}Service")
+}

@@ -1,0 +1,27 @@
+//! The mesh as its users meet it: real processes, loopback, real certificates, real models.
+//!
+//! Everything that a run needs is made or fetched by its own set-up, into `target/e2e`: the `tamis` binary by cargo, the
+//! models by `tamis models pull`, photos and texts with known answers by pip, grpcurl by go. It is kept there, so that
+//! later runs need no network.
+//!
+//! Tests that only ask share one mesh; those that break something start their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod certificates;
+mod classification;
+mod commands;
+mod common;
+mod deadlines;
+mod embedding;
+mod failures;
+mod grpcurl;
+mod harness;
+mod health;
+mod identity;
+mod malformed;
+mod models;
+mod reference;
+mod reflection;
+mod trace;
+mod up;
+mod vision;
