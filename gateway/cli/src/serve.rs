@@ -9,11 +9,8 @@ use std::{
 use anyhow::bail;
 use chassis::{
     config::{self, Layer, Settings},
-    readiness::Readiness,
     telemetry::{self, LogSettings},
-    tls::Credentials,
 };
-use prometheus_client::registry::Registry;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -55,7 +52,10 @@ pub(crate) fn run(role: Role, args: Args, home: Option<&Home>, variables: &Varia
     layers.push(Layer::flags(args.set));
     let launch = Launch { role, layers, print_config: args.print_config, exit_with_parent: args.exit_with_parent };
     match role {
-        Role::Gateway => launch.run(|settings: &gateway::Settings| &settings.log, serve_gateway),
+        Role::Gateway => launch.run(
+            |settings: &gateway::Settings| &settings.log,
+            async |settings, shutdown| Ok(gateway::serve(settings, shutdown).await?),
+        ),
         Role::Embedding => launch.run(
             |settings: &embedding::Settings| &settings.host.log,
             async |settings, shutdown| Ok(embedding::serve(settings, shutdown).await?),
@@ -171,17 +171,6 @@ async fn parent_gone(exit_with_parent: bool) {
         drop(gone);
     });
     drop(noticed.await);
-}
-
-async fn serve_gateway(settings: gateway::Settings, shutdown: Shutdown) -> anyhow::Result<()> {
-    let credentials = Credentials::load(&settings.tls)?;
-    let announce = settings.server.announce.clone();
-    let registry = Registry::with_prefix("tamis");
-    let bound = gateway::bind(settings, credentials, registry, Readiness::default()).await?;
-    let addresses = bound.addresses();
-    addresses.announce(&announce)?;
-    tracing::info!(grpc = %addresses.grpc, admin = %addresses.admin, health = %addresses.health, "listening");
-    Ok(bound.serve(shutdown).await?)
 }
 
 #[cfg(test)]

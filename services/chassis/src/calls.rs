@@ -31,8 +31,8 @@ use tonic::Code;
 use tracing::Instrument as _;
 
 use crate::{
+    peer::Peer,
     refusal::Refusal,
-    server::Peer,
     spiffe::SpiffeId,
     trace::{self, TraceContext},
 };

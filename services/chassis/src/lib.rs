@@ -9,6 +9,7 @@ pub mod calls;
 pub mod config;
 pub mod deadline;
 pub mod load;
+pub mod peer;
 pub mod readiness;
 pub mod refusal;
 pub mod server;

@@ -28,7 +28,7 @@ use crate::{
     deadline, load,
     readiness::Readiness,
     settings::ServerSettings,
-    spiffe::{NotSpiffe, SpiffeId},
+    spiffe::SpiffeId,
     tls::Credentials,
     units::bytes,
 };
@@ -41,15 +41,6 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// An idle keep-alive connection to the admin port may hold the shutdown no longer than this.
 const SIDES_STOP_MAX: Duration = Duration::from_secs(1);
-
-/// Who is at the other end of a connection. An extension of every request.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its address.
-    pub address: SocketAddr,
-    /// Its identity, or why its certificate names none.
-    pub id: Result<SpiffeId, NotSpiffe>,
-}
 
 /// The three bound ports of a server.
 #[derive(Debug)]
@@ -158,16 +149,15 @@ impl Server {
         let config = self.config.as_str().into();
         let admin = Admin { registry: Arc::new(registry), readiness: self.readiness.clone(), config };
         let health = Health::new(self.readiness.clone(), self.services).await;
-        let sides = Sides::start(admin, health.clone(), ports.admin, ports.health);
+        let mut sides = Sides::start(admin, health, ports.admin, ports.health);
         let mut shutdown = pin!(shutdown);
         let served = tokio::select! {
             routes = routes => match routes {
-                Ok(routes) => self.serve_calls(ports.grpc, (routes, metrics), &health, shutdown).await.map_err(E::from),
+                Ok(routes) => self.serve_calls(ports.grpc, (routes, metrics), &mut sides, shutdown).await.map_err(E::from),
                 Err(error) => Err(error),
             },
             () = &mut shutdown => Ok(()),
         };
-        health.close().await;
         sides.stop().await?;
         served
     }
@@ -176,13 +166,13 @@ impl Server {
         &self,
         listener: TcpListener,
         (routes, metrics): (Routes, CallMetrics),
-        health: &Health,
+        sides: &mut Sides,
         shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> io::Result<()> {
         let settings = &self.settings;
         let serving_calls = self.readiness.guard("listener");
         let incoming = accept::incoming(listener, self.credentials.acceptor(), settings);
-        let routes = self.stack(routes.add_service(health.service()), metrics);
+        let routes = self.stack(routes.add_service(sides.health.service()), metrics);
         let (stop, stopped) = oneshot::channel::<()>();
         let mut serving = pin!(
             tonic::transport::Server::builder()
@@ -201,8 +191,7 @@ impl Server {
         tracing::info!("draining");
         self.readiness.drain();
         tokio::time::sleep(settings.drain_delay.0).await;
-        // Health watches never end by themselves; an open one would hold its connection until the timeout.
-        health.close().await;
+        sides.end_watches().await;
         drop(stop);
         match tokio::time::timeout(settings.drain_timeout.0, serving).await {
             Ok(ended) => ended.map_err(io::Error::other),
@@ -239,7 +228,9 @@ impl Server {
 struct Sides {
     stop: Vec<oneshot::Sender<()>>,
     tasks: JoinSet<io::Result<()>>,
-    follow: JoinHandle<()>,
+    health: Health,
+    /// Follows the readiness until watches are to end.
+    follow: Option<JoinHandle<()>>,
 }
 
 impl Sides {
@@ -248,11 +239,23 @@ impl Sides {
         let mut tasks = JoinSet::new();
         tasks.spawn(admin::serve(admin, admin_port, async { drop(admin_stopped.await) }));
         tasks.spawn(health.serve(health_port, async { drop(health_stopped.await) }));
-        Self { stop: vec![stop_admin, stop_health], tasks, follow: tokio::spawn(health.follow()) }
+        let follow = Some(tokio::spawn(health.clone().follow()));
+        Self { stop: vec![stop_admin, stop_health], tasks, health, follow }
+    }
+
+    /// Ends all health watches. They never end by themselves, and an open one would hold its connection until the
+    /// timeout. Whoever watches has heard NOT_SERVING before.
+    async fn end_watches(&mut self) {
+        // The follower first: it would bring back what is closed here.
+        let Some(follow) = self.follow.take() else { return };
+        follow.abort();
+        drop(follow.await);
+        self.health.report().await;
+        self.health.close().await;
     }
 
     async fn stop(mut self) -> io::Result<()> {
-        self.follow.abort();
+        self.end_watches().await;
         self.stop.clear();
         while let Ok(Some(ended)) = tokio::time::timeout(SIDES_STOP_MAX, self.tasks.join_next()).await {
             ended.map_err(io::Error::other)??;

@@ -16,7 +16,8 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Maps a file into memory: pages are read when a tensor is, and replicas on one machine share them.
+    /// Maps a file into memory: pages are read when a tensor is, and not kept. Loading copies a tensor into memory of its
+    /// own, as candle does, so that replicas on one machine share the page cache but not the parameters.
     pub(crate) fn map(path: &Path) -> Result<Self, Error> {
         #[expect(unsafe_code, reason = "a file is mapped instead of copied")]
         // SAFETY: the bytes of a map must not change while it lives. The store never writes into a file that it has

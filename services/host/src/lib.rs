@@ -7,6 +7,7 @@
 mod call;
 mod catalog;
 mod labels;
+mod limits;
 mod models;
 mod pool_metrics;
 mod run;
@@ -18,6 +19,7 @@ pub use self::{
     call::{Call, Computed, Spent, model_info},
     catalog::{Catalog, Hosted, refuse_space, require_space},
     labels::{LabelChoice, Scored, results as label_results},
+    limits::TextSettings,
     run::{Error, Loader, Service, serve},
     settings::HostSettings,
     status::{bad_parameter, refusal},

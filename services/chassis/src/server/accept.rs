@@ -17,8 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::Peer;
-use crate::{settings::ServerSettings, tls::Acceptor};
+use crate::{peer::Peer, settings::ServerSettings, tls::Acceptor};
 
 /// A connection whose peer is known.
 pub(super) struct Connection {

@@ -58,7 +58,8 @@ impl Health {
         async move { server.serve_with_incoming_shutdown(incoming, shutdown).await.map_err(std::io::Error::other) }
     }
 
-    async fn report(&self) {
+    /// Says what the readiness is now.
+    pub(super) async fn report(&self) {
         let ready = self.readiness.state().is_ready();
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in self.services.iter().copied().chain([""]) {

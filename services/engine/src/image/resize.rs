@@ -2,8 +2,9 @@
 
 use ::image::{DynamicImage, RgbImage};
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{CroppedImage, Image, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedCroppedImage, TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 
 use super::{
@@ -52,10 +53,11 @@ fn resize(
     centre: Region,
     recipe: &ImageRecipe,
 ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let all = ImageRef::new(picture.width, picture.height, &picture.rgb, PixelType::U8x3)?;
+    // Typed: the untyped functions are compiled into this crate for every pixel type, which takes minutes.
+    let all = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.rgb)?;
     let (width, height) = (visible.x.length as u32, visible.y.length as u32);
-    let source = CroppedImage::new(&all, visible.x.start as u32, visible.y.start as u32, width, height)?;
-    let mut square = Image::new(recipe.crop, recipe.crop, PixelType::U8x3);
+    let source = TypedCroppedImage::from_ref(&all, visible.x.start as u32, visible.y.start as u32, width, height)?;
+    let mut square = TypedImage::<U8x3>::new(recipe.crop, recipe.crop);
     let filter = match recipe.filter {
         Filter::Bilinear => FilterType::Bilinear,
         Filter::Bicubic => FilterType::CatmullRom,
@@ -63,8 +65,8 @@ fn resize(
     let (x, y) = (centre.x.within(visible.x.length), centre.y.within(visible.y.length));
     let options =
         ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(x.start, y.start, x.length, y.length);
-    Resizer::new().resize(&source, &mut square, &options)?;
-    Ok(square.into_vec())
+    Resizer::new().resize_typed(&source, &mut square, &options)?;
+    Ok(square.pixels().iter().flat_map(|pixel| pixel.0).collect())
 }
 
 #[cfg(test)]
@@ -102,13 +104,14 @@ mod tests {
     #[test]
     fn cutting_first_equals_resizing_first() {
         let image = photo(700, 413);
-        let all = ImageRef::new(700, 413, image.as_bytes(), PixelType::U8x3).unwrap();
-        let mut whole = Image::new(433, 256, PixelType::U8x3);
+        let all = TypedImageRef::<U8x3>::from_buffer(700, 413, image.as_bytes()).unwrap();
+        let mut whole = TypedImage::<U8x3>::new(433, 256);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-        Resizer::new().resize(&all, &mut whole, &options).unwrap();
+        Resizer::new().resize_typed(&all, &mut whole, &options).unwrap();
         let mut expected = Vec::new();
-        for row in whole.buffer().chunks_exact(433 * 3).skip(16).take(224) {
-            expected.extend(row[104 * 3..][..224 * 3].iter().map(|&value| (f32::from(value) - 127.0) / 128.0));
+        for row in whole.pixels().chunks_exact(433).skip(16).take(224) {
+            let values = row[104..][..224].iter().flat_map(|pixel| pixel.0);
+            expected.extend(values.map(|value| (f32::from(value) - 127.0) / 128.0));
         }
         assert!(difference(&prepared(&image, Orientation::NoTransforms), &expected) <= 1.01);
     }
