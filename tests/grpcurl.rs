@@ -3,7 +3,7 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -25,6 +25,12 @@ fn grpcurl() -> Option<PathBuf> {
 /// Runs it against the mesh with the development client's certificate; the request comes from standard input.
 #[track_caller]
 fn run(grpcurl: &Path, request: &str, arguments: (&[&str], &[&str])) -> String {
+    let output = output(grpcurl, request, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn output(grpcurl: &Path, request: &str, arguments: (&[&str], &[&str])) -> Output {
     let (mesh, mut command) = (mesh(), Command::new(grpcurl));
     for (flag, file) in [("-cacert", "ca.pem"), ("-cert", "client-dev.pem"), ("-key", "client-dev.key")] {
         command.arg(flag).arg(mesh.folder.certs().join(file));
@@ -33,9 +39,7 @@ fn run(grpcurl: &Path, request: &str, arguments: (&[&str], &[&str])) -> String {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // One that failed may not have read it.
     drop(child.stdin.take().unwrap().write_all(request.as_bytes()));
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    child.wait_with_output().unwrap()
 }
 
 #[track_caller]
@@ -80,6 +84,16 @@ async fn it_calls_every_service() {
     assert_eq!(reply["status"], "SERVING");
     let reply = call(&grpcurl, "{}", "tamis.model.v1.ModelService/ListModels");
     assert_eq!(reply["models"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn it_prints_the_details_of_an_error_readable() {
+    let Some(grpcurl) = grpcurl() else { return };
+    let arguments = (&["-d", "@"][..], &["tamis.embedding.v1.EmbeddingService/Embed"][..]);
+    let failed = output(&grpcurl, r#"{"inputs": [{"text": "x"}], "params": {"encoding": 77}}"#, arguments);
+    let printed = String::from_utf8(failed.stderr).unwrap();
+    assert!(!failed.status.success() && printed.contains("InvalidArgument"), "{printed}");
+    assert!(printed.contains("BAD_PARAMETER") && printed.contains("params.encoding"), "{printed}");
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ impl Contracts {
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            // Details of errors travel as Any: with their types here, grpcurl prints them readable.
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
         ];
         let mut contracts = Self { sets: Vec::new(), methods: Vec::new() };
         for set in own {
