@@ -17,8 +17,9 @@ use tokio::{
 
 use super::{log, restarts::Restarts};
 
-/// How long a process may take to drain once its input ends; then it is killed.
-const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// How long a process may take to drain once its input ends; then it is killed. Longer than the defaults of
+/// `server.drain_delay` and `server.drain_timeout` together, after which a process ends by itself.
+const DRAIN_MAX: Duration = Duration::from_secs(40);
 
 /// A process that can be started, and started again.
 #[derive(Clone, Debug)]
