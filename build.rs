@@ -8,6 +8,7 @@ const CONTRACTS: &[&str] = &[
     "tamis/classification/v1/classification_service.proto",
     "tamis/common/v1/common.proto",
     "tamis/embedding/v1/embedding_service.proto",
+    "tamis/gateway/v1/gateway_service.proto",
     "tamis/model/v1/model_service.proto",
     "tamis/vision/v1/vision_service.proto",
 ];
@@ -24,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Image bytes and vectors are reference counted slices of the message, not copies.
         .bytes(".")
+        .generate_default_stubs(true)
         .compile_fds(descriptors)?;
     Ok(())
 }

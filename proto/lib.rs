@@ -37,6 +37,14 @@ pub mod vision {
     }
 }
 
+/// Fan-out over services, and what the mesh looks like.
+pub mod gateway {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("tamis.gateway.v1");
+    }
+}
+
 /// What is served: models, their limits and provenance.
 pub mod model {
     /// Version 1.

@@ -16,7 +16,7 @@ pub(crate) fn embed<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> embe
 
 /// A request for labels of these texts.
 pub(crate) fn classify<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> classification::ClassifyRequest {
-    let input = |text: T| classification::TextInput { text: text.into() };
+    let input = |text: T| classification::TextInput { text: text.into(), text_pair: None };
     classification::ClassifyRequest { inputs: texts.into_iter().map(input).collect(), ..Default::default() }
 }
 

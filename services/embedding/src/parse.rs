@@ -20,7 +20,7 @@ impl Params {
         let truncation = match pb::Truncation::try_from(params.truncation) {
             Ok(pb::Truncation::Unspecified | pb::Truncation::Error) => Truncation::Error,
             Ok(pb::Truncation::End) => Truncation::End,
-            Err(_) => {
+            Ok(pb::Truncation::Start | pb::Truncation::ChunkMean) | Err(_) => {
                 return Err(bad_parameter("params.truncation", format!("{} is no truncation", params.truncation)));
             }
         };
@@ -31,6 +31,7 @@ impl Params {
     pub(crate) fn input(self, input: pb::EmbedInput) -> Result<TextInput, ItemError> {
         match input.input {
             Some(Input::Text(text)) => Ok(TextInput { text, truncation: self.truncation }),
+            Some(Input::TokenIds(_)) => Err(ItemError::new(Reason::BadParameter, "token ids are not taken yet")),
             None => Err(ItemError::new(Reason::Empty, "the input is not set; set its text")),
         }
     }
@@ -40,6 +41,7 @@ impl Params {
 pub(crate) fn input_bytes(inputs: &[pb::EmbedInput]) -> u64 {
     let bytes = |input: &pb::EmbedInput| match &input.input {
         Some(Input::Text(text)) => text.len() as u64,
+        Some(Input::TokenIds(tokens)) => 4 * tokens.ids.len() as u64,
         None => 0,
     };
     inputs.iter().map(bytes).sum()

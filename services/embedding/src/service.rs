@@ -56,6 +56,7 @@ impl Embedding {
             space_id,
             usage: Some(common::Usage { items, input_tokens, input_bytes, input_pixels: 0 }),
             timing: call.timing(options, &spent, &self.host.replica),
+            ..pb::EmbedResponse::default()
         });
         response.extensions_mut().insert(cost);
         Ok(response)

@@ -1,17 +1,17 @@
 //! Texts to vectors or logits.
 
-use candle_core::Tensor;
-use candle_nn::VarBuilder;
-
 use crate::{
     Error, ItemError, Model, ModelInfo, Reason, Watch,
     encoder::{self, Config, Encoder, Packed},
     head::Head,
     info::Measured,
     manifest::{ModelFiles, Pooling},
+    text::last::Last,
     tokenize::{Tokenized, Tokens, Truncation},
     weights::Weights,
 };
+
+mod last;
 
 /// English has a token per four to five bytes; a low guess is the safe side for a budget.
 const BYTES_PER_TOKEN: usize = 4;
@@ -23,9 +23,7 @@ pub struct TextModel {
     tokens: Tokens,
     encoder: Box<dyn Encoder>,
     pooling: Pooling,
-    /// Only under [`Pooling::Pooler`].
-    pooler: Option<Linear>,
-    classifier: Option<(Linear, Head)>,
+    last: Last,
 }
 
 /// Bounds that are checked before a text is tokenized.
@@ -69,31 +67,21 @@ impl TextModel {
     /// Loads a model for texts.
     pub fn load(files: &ModelFiles, limits: TextLimits) -> Result<Self, Error> {
         let manifest = &files.manifest;
-        let name = format!("model {}", manifest.name);
         let Some(recipe) = &manifest.text else {
-            return Err(Error::load(name, format!("its task is {}, which reads no texts", manifest.task)));
+            return Err(Error::load(
+                format!("model {}", manifest.name),
+                format!("its task is {}, which reads no texts", manifest.task),
+            ));
         };
         let config = Config::load(files)?;
         let weights = Weights::map(&files.path("model.safetensors"))?;
         let encoder = encoder::load(files, &config, &weights)?;
-        let refuse = |error: candle_core::Error| Error::load(&name, error);
         let hidden = encoder.dimensions();
-        let pooler = (recipe.pooling == Pooling::Pooler)
-            .then(|| Linear::read(&encoder::root(&weights.builder).pp("pooler.dense"), hidden, hidden))
-            .transpose()
-            .map_err(refuse)?;
-        let classifier = match &manifest.head {
-            None => None,
-            Some(recipe) => {
-                let head = Head::new(recipe, config.labels())?;
-                let layer = Linear::read(&weights.builder.pp("classifier"), hidden, head.labels.len());
-                Some((layer.map_err(refuse)?, head))
-            }
-        };
+        let last = Last::load(manifest, &config, &weights, hidden)?;
         let measured = Measured {
             max_input_tokens: recipe.max_tokens,
-            dimensions: if classifier.is_some() { 0 } else { hidden as u32 },
-            labels: classifier.as_ref().map(|(_, head)| head.labels.clone()).unwrap_or_default(),
+            dimensions: if last.head().is_some() { 0 } else { hidden as u32 },
+            labels: last.head().map(|head| head.labels.clone()).unwrap_or_default(),
             parameter_bytes: weights.bytes,
         };
         Ok(Self {
@@ -102,8 +90,7 @@ impl TextModel {
             tokens: Tokens::load(&files.path("tokenizer.json"), recipe.max_tokens)?,
             encoder,
             pooling: recipe.pooling,
-            pooler,
-            classifier,
+            last,
         })
     }
 
@@ -116,7 +103,7 @@ impl TextModel {
     /// What its logits mean; none if it makes vectors.
     #[must_use]
     pub fn head(&self) -> Option<&Head> {
-        self.classifier.as_ref().map(|(_, head)| head)
+        self.last.head()
     }
 
     fn tokenize(&self, input: &TextInput) -> Result<Tokenized, ItemError> {
@@ -133,14 +120,7 @@ impl TextModel {
 
     /// A text's answer from the vectors of its tokens.
     fn finish(&self, rows: &[f32]) -> Result<Vec<f32>, ItemError> {
-        let mut values = pool(self.pooling, rows, self.encoder.dimensions());
-        if let Some(pooler) = &self.pooler {
-            values = pooler.forward(&values);
-            values.iter_mut().for_each(|x| *x = x.tanh());
-        }
-        if let Some((layer, _)) = &self.classifier {
-            values = layer.forward(&values);
-        }
+        let values = self.last.forward(pool(self.pooling, rows, self.encoder.dimensions()));
         if values.iter().all(|x| x.is_finite()) {
             return Ok(values);
         }
@@ -205,25 +185,6 @@ fn pool(pooling: Pooling, rows: &[f32], width: usize) -> Vec<f32> {
         }
     }
     pooled
-}
-
-/// A dense layer for one vector at a time: too small for candle's products to pay.
-struct Linear {
-    /// Rows of weights, one per output.
-    rows: Vec<Vec<f32>>,
-    bias: Vec<f32>,
-}
-
-impl Linear {
-    fn read(root: &VarBuilder<'_>, inputs: usize, outputs: usize) -> candle_core::Result<Self> {
-        let weight: Tensor = root.get((outputs, inputs), "weight")?;
-        Ok(Self { rows: weight.to_vec2()?, bias: root.get(outputs, "bias")?.to_vec1()? })
-    }
-
-    fn forward(&self, vector: &[f32]) -> Vec<f32> {
-        let dot = |row: &Vec<f32>| row.iter().zip(vector).map(|(w, x)| w * x).sum::<f32>();
-        self.rows.iter().zip(&self.bias).map(|(row, bias)| dot(row) + bias).collect()
-    }
 }
 
 #[cfg(test)]

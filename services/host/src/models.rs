@@ -72,6 +72,7 @@ impl<M: Hosted> Models<M> {
             loaded_at: Some(info.loaded_at.into()),
             device: info.device.to_owned(),
             dtype: info.dtype.to_owned(),
+            aliases: vec![info.name.to_string()],
         }
     }
 }

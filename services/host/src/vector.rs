@@ -16,8 +16,8 @@ use crate::{bad_parameter, status};
 pub fn encoding(value: i32) -> Result<VectorEncoding, Refusal> {
     match VectorEncoding::try_from(value) {
         Ok(VectorEncoding::Unspecified) => Ok(VectorEncoding::F32),
-        Ok(encoding) => Ok(encoding),
-        Err(_) => Err(bad_parameter("params.encoding", format!("{value} is no vector encoding"))),
+        Ok(encoding @ (VectorEncoding::F32 | VectorEncoding::FloatList)) => Ok(encoding),
+        Ok(_) | Err(_) => Err(bad_parameter("params.encoding", format!("{value} is no vector encoding"))),
     }
 }
 
@@ -63,6 +63,7 @@ fn write(values: Vec<f32>, encoding: VectorEncoding) -> pb::Embedding {
             let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             pb::Embedding { data: data.into(), ..written }
         }
+        VectorEncoding::F16 | VectorEncoding::I8 | VectorEncoding::Binary => unreachable!("refused by `encoding`"),
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) fn input(image: pb::ImageInput, output: ImageOutputKind) -> Result<Im
             let (width, height, pixels) = (raw.width, raw.height, raw.pixels);
             ImageSource::Raw(RawImage { width, height, format: pixel_format(raw.format)?, pixels })
         }
+        Some(Source::Digest(_)) => return Err(ItemError::new(Reason::BadParameter, "digests are not taken yet")),
         None => return Err(ItemError::new(Reason::Empty, "the image has no source; set `encoded` or `raw`")),
     };
     let crop = |b: pb::BoundingBox| Crop { x_min: b.x_min, y_min: b.y_min, x_max: b.x_max, y_max: b.y_max };
@@ -34,7 +35,7 @@ pub(crate) fn input_bytes(images: &[pb::ImageInput]) -> u64 {
     let bytes = |image: &pb::ImageInput| match &image.source {
         Some(Source::Encoded(bytes)) => bytes.len() as u64,
         Some(Source::Raw(raw)) => raw.pixels.len() as u64,
-        None => 0,
+        Some(Source::Digest(_)) | None => 0,
     };
     images.iter().map(bytes).sum()
 }

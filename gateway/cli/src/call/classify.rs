@@ -11,7 +11,7 @@ use crate::{home::Home, output::excerpt};
 /// Classifies the texts.
 pub(crate) async fn call(texts: Vec<String>, flags: &Flags, home: &Home) -> anyhow::Result<Labelled> {
     let connection = client::connect(flags, home).await?;
-    let inputs = texts.iter().map(|text| pb::TextInput { text: text.clone() }).collect();
+    let inputs = texts.iter().map(|text| pb::TextInput { text: text.clone(), text_pair: None }).collect();
     let message = pb::ClassifyRequest { model: client::selector(flags), inputs, ..Default::default() };
     let mut service =
         ClassificationServiceClient::new(connection.channel.clone()).max_decoding_message_size(client::REPLY_BYTES_MAX);
