@@ -34,6 +34,7 @@ mod retry;
 mod route;
 mod stack;
 mod upstream;
+mod wire;
 mod worker;
 
 pub use self::{
