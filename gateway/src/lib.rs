@@ -15,6 +15,7 @@
 
 mod authorize;
 mod balance;
+mod batch;
 mod call;
 mod config;
 mod contracts;
