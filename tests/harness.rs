@@ -6,6 +6,7 @@ mod connection;
 mod fixtures;
 mod folder;
 mod mesh;
+mod page;
 mod process;
 mod requests;
 mod roles;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     fixtures::{Photo, grpcurl, lee_similarities, lee_texts, photos},
     folder::Folder,
     mesh::{Mesh, mesh},
+    page::{Page, mesh_page},
     process::{children, is_alive, signal},
     requests::{classify, embed, error_reason, image, long_text, see, vector},
     roles::Roles,

@@ -12,6 +12,7 @@ mod classification;
 mod commands;
 mod common;
 mod deadlines;
+mod docs;
 mod embedding;
 mod failures;
 mod grpcurl;

@@ -39,6 +39,11 @@ pub(super) fn path() -> &'static Path {
     })
 }
 
+/// The folder that holds it and nothing else of interest to a shell.
+pub(super) fn folder() -> PathBuf {
+    path().parent().map(Path::to_owned).unwrap_or_default()
+}
+
 /// Runs a command of `tamis` to its end.
 pub(crate) async fn tamis(data: &Path, arguments: &[&str]) -> Finished {
     let mut command = tokio::process::Command::new(path());

@@ -1,0 +1,44 @@
+//! Every command in the documentation, run as its reader runs it, and what it prints beside what the page says.
+
+use std::{fs, path::Path};
+
+use crate::harness::{Page, mesh_page};
+
+async fn check(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let page = Page::parse(&fs::read_to_string(&path).unwrap());
+    assert!(!page.is_empty(), "{name} has no command");
+    mesh_page(name, &page).await;
+}
+
+#[test]
+fn every_page_has_its_test() {
+    let here = include_str!("docs.rs");
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(here.contains(&format!("check(\"{name}\")")) || UNTESTED.contains(&name.as_str()), "{name}");
+    }
+}
+
+/// Pages whose commands have a test elsewhere.
+const UNTESTED: [&str; 1] = ["clients.md"]; // tests/clients/run
+
+#[tokio::test]
+async fn getting_started_works_as_written() {
+    check("getting-started.md").await;
+}
+
+#[tokio::test]
+async fn the_contracts_work_as_written() {
+    check("contracts.md").await;
+}
+
+#[tokio::test]
+async fn adding_a_model_works_as_written() {
+    check("models.md").await;
+}
+
+#[tokio::test]
+async fn training_a_head_works_as_written() {
+    check("heads.md").await;
+}
