@@ -112,8 +112,9 @@ impl Bound {
         let config = chassis::config::print(&mesh.settings).into();
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let admin_state = Admin { registry: Arc::new(registry), readiness: readiness.clone(), config };
-        let admin = own(admin::serve(admin_state, admin, stopped));
+        let bounds = mesh.settings.server.admin_bounds();
+        let admin_state = Admin { registry: Arc::new(registry), readiness: readiness.clone(), config, bounds };
+        let admin = own(admin::serve(admin_state, admin, None, stopped));
         let Upkeep { resolutions, health: reporter } = upkeep;
         let (plain, stopped) = (reporter.clone(), stop.clone().cancelled_owned());
         let plain = own(async move { plain.serve_plain(health, stopped).await });

@@ -1,6 +1,6 @@
 //! A gRPC server of the mesh: three ports, one stack of layers, and a drain.
 
-mod accept;
+pub(crate) mod accept;
 mod health;
 
 use std::{
@@ -39,15 +39,15 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// How often an idle peer must show that it lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// An idle keep-alive connection to the admin port may hold the shutdown no longer than this.
-const SIDES_STOP_MAX: Duration = Duration::from_secs(1);
+/// A connection to the ports beside the gRPC port may hold the shutdown no longer than this.
+const SIDES_STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The three bound ports of a server.
 #[derive(Debug)]
 pub struct Ports {
     /// gRPC, mutual TLS.
     pub grpc: TcpListener,
-    /// Plain HTTP for operators.
+    /// Plain HTTP for operators, gRPC over mutual TLS for admins.
     pub admin: TcpListener,
     /// Plain-text gRPC health.
     pub health: TcpListener,
@@ -58,7 +58,7 @@ pub struct Ports {
 pub struct Addresses {
     /// gRPC, mutual TLS.
     pub grpc: SocketAddr,
-    /// Plain HTTP for operators.
+    /// Plain HTTP for operators, gRPC over mutual TLS for admins.
     pub admin: SocketAddr,
     /// Plain-text gRPC health.
     pub health: SocketAddr,
@@ -127,6 +127,8 @@ pub struct Server {
     pub probe: load::Probe,
     /// The effective configuration, for the admin port.
     pub config: String,
+    /// gRPC services of the admin port, for the identities in `settings.admins`. They answer before this server is ready.
+    pub admin: Option<Routes>,
 }
 
 impl Server {
@@ -139,7 +141,7 @@ impl Server {
     /// # Errors
     /// When `routes` fails, or a port.
     pub async fn serve<E: From<io::Error>>(
-        self,
+        mut self,
         ports: Ports,
         mut registry: Registry,
         routes: impl Future<Output = Result<Routes, E>>,
@@ -147,9 +149,16 @@ impl Server {
     ) -> Result<(), E> {
         let metrics = CallMetrics::new(&mut registry);
         let config = self.config.as_str().into();
-        let admin = Admin { registry: Arc::new(registry), readiness: self.readiness.clone(), config };
+        let (readiness, bounds) = (self.readiness.clone(), self.settings.admin_bounds());
+        let admin = Admin { registry: Arc::new(registry), readiness, config, bounds };
+        let grpc = self.admin.take().map(|routes| admin::Grpc {
+            routes,
+            acceptor: self.credentials.acceptor(),
+            admins: self.settings.admin_ids(),
+            metrics: metrics.clone(),
+        });
         let health = Health::new(self.readiness.clone(), self.services).await;
-        let mut sides = Sides::start(admin, health, ports.admin, ports.health);
+        let mut sides = Sides::start((admin, grpc), health, ports.admin, ports.health);
         let mut shutdown = pin!(shutdown);
         let served = tokio::select! {
             routes = routes => match routes {
@@ -234,10 +243,15 @@ struct Sides {
 }
 
 impl Sides {
-    fn start(admin: Admin, health: Health, admin_port: TcpListener, health_port: TcpListener) -> Self {
+    fn start(
+        (admin, grpc): (Admin, Option<admin::Grpc>),
+        health: Health,
+        admin_port: TcpListener,
+        health_port: TcpListener,
+    ) -> Self {
         let ((stop_admin, admin_stopped), (stop_health, health_stopped)) = (oneshot::channel(), oneshot::channel());
         let mut tasks = JoinSet::new();
-        tasks.spawn(admin::serve(admin, admin_port, async { drop(admin_stopped.await) }));
+        tasks.spawn(admin::serve(admin, admin_port, grpc, async { drop(admin_stopped.await) }));
         tasks.spawn(health.serve(health_port, async { drop(health_stopped.await) }));
         let follow = Some(tokio::spawn(health.clone().follow()));
         Self { stop: vec![stop_admin, stop_health], tasks, health, follow }

@@ -4,7 +4,7 @@
 //! client insists on the server's, so that addresses may change freely. Without a certificate the handshake fails.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 use std::{path::Path, sync::Arc, time::Duration};

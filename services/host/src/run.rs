@@ -76,6 +76,7 @@ pub async fn serve<M: Hosted>(
             Busy { queue_ms: load.queue_ms, ms_per_unit: load.ms_per_unit }
         }),
         config: config::print(effective),
+        admin: None,
         credentials,
         settings: settings.server.clone(),
     };

@@ -49,9 +49,7 @@ pub(super) fn incoming(
             let (stream, address, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, say; it passes when connections end.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    pause(&error).await;
                     continue;
                 }
             };
@@ -70,7 +68,14 @@ pub(super) fn incoming(
     ReceiverStream::new(receiver)
 }
 
-async fn next(
+/// Lets time pass after a connection that could not be accepted: out of file descriptors, say; it passes when others end.
+pub(crate) async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
+/// The next connection, once there is room for it.
+pub(crate) async fn next(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, std::net::SocketAddr, OwnedSemaphorePermit)> {

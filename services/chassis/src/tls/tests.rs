@@ -8,16 +8,16 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::*;
 
-type Ca = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Ca = CertifiedIssuer<'static, KeyPair>;
 
-fn ca() -> Ca {
+pub(crate) fn ca() -> Ca {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 /// Writes a certificate for `uris` and loads it; it trusts `trusted`.
-fn credentials(dir: &Path, issuer: &Ca, trusted: &Ca, uris: &[&str]) -> Result<Credentials, TlsError> {
+pub(crate) fn credentials(dir: &Path, issuer: &Ca, trusted: &Ca, uris: &[&str]) -> Result<Credentials, TlsError> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
