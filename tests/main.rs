@@ -13,6 +13,7 @@ mod commands;
 mod common;
 mod deadlines;
 mod docs;
+mod embed_stream;
 mod embedding;
 mod failures;
 mod grpcurl;

@@ -16,7 +16,8 @@ async fn the_models_of_all_services_are_listed_by_name() {
     assert_eq!((names.as_slice(), response.next_page_token.as_str()), (NAMES.as_slice(), ""));
     let [embedding, vision, classification] = response.models.as_slice() else { panic!("{names:?}") };
 
-    assert_eq!(embedding.methods, ["tamis.embedding.v1.EmbeddingService/Embed"]);
+    let method = |name: &str| format!("tamis.embedding.v1.EmbeddingService/{name}");
+    assert_eq!(embedding.methods, ["Embed", "EmbedStream", "CountTokens"].map(method));
     assert_eq!((embedding.dimensions, embedding.max_input_tokens, embedding.max_batch_items), (384, 256, 1024));
     let response = client.embedding().embed(embed(["a"])).await.unwrap().into_inner();
     assert_eq!((&embedding.revision, &embedding.space_id), (&response.model.unwrap().revision, &response.space_id));

@@ -20,6 +20,11 @@ pub const HEADER: &str = "grpc-timeout";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
+/// When the client of a call that streams gives up. A request extension, set by [`enforce`]: what the header says and
+/// never cut, for a stream may run for hours and is bound by what it holds, not by its age. `None` if it brought none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamDeadline(pub Option<Instant>);
+
 /// Bounds of every call's deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -85,12 +90,15 @@ pub fn format(left: Duration) -> String {
 /// tower's `Timeout` would answer UNKNOWN; a late call is DEADLINE_EXCEEDED.
 pub async fn enforce(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(HEADER).map(http::HeaderValue::as_bytes);
-    let timeout = match limits.timeout(header) {
-        Ok(timeout) => timeout,
-        Err(malformed) => return Refusal::malformed(malformed.to_string()).into_response(),
+    let (asked, timeout) = match (header.map(parse).transpose(), limits.timeout(header)) {
+        (Ok(asked), Ok(timeout)) => (asked, timeout),
+        (Err(malformed), _) | (_, Err(malformed)) => return Refusal::malformed(malformed.to_string()).into_response(),
     };
-    let deadline = Instant::now() + timeout;
+    let now = Instant::now();
+    let deadline = now + timeout;
+    let asked = asked.and_then(|asked| now.checked_add(asked));
     request.extensions_mut().insert(Deadline(deadline));
+    request.extensions_mut().insert(StreamDeadline(asked));
     match tokio::time::timeout_at(deadline, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Refusal::late(timeout).into_response(),
@@ -167,6 +175,15 @@ mod tests {
             assert_eq!(request.extensions().get::<Deadline>(), Some(&Deadline(expected)));
         };
         assert_eq!(code(&call("2S", axum::routing::post(handler)).await), tonic::Code::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_has_the_whole_deadline_of_its_client() {
+        let expected = Instant::now() + Duration::from_secs(36_000);
+        let handler = move |request: Request| async move {
+            assert_eq!(request.extensions().get::<StreamDeadline>(), Some(&StreamDeadline(Some(expected))));
+        };
+        assert_eq!(code(&call("10H", axum::routing::post(handler)).await), tonic::Code::Ok);
     }
 
     #[tokio::test]

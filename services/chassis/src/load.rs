@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -31,6 +31,26 @@ pub struct Cost {
     pub units: u64,
     /// Milliseconds of workers spent on the call.
     pub compute_ms: f64,
+}
+
+/// What a call that streams has cost so far. A response extension, set by a handler that goes on computing; shared with
+/// its clones.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(Arc<Mutex<Cost>>);
+
+impl Meter {
+    /// Adds the cost of a part.
+    pub fn add(&self, part: Cost) {
+        let mut total = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        total.units += part.units;
+        total.compute_ms += part.compute_ms;
+    }
+
+    /// The cost so far.
+    #[must_use]
+    pub fn total(&self) -> Cost {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How busy a replica is.
@@ -105,13 +125,14 @@ pub type Probe = Arc<dyn Fn() -> Busy + Send + Sync>;
 pub async fn report(State(probe): State<Probe>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let cost = response.extensions_mut().remove::<Cost>();
+    let meter = response.extensions_mut().remove::<Meter>();
     if response.headers().contains_key("grpc-status") {
         // Trailers-only: the headers are the trailers.
         let header = Report { cost, busy: probe() }.to_header();
         response.headers_mut().insert(TRAILER, header);
         return response;
     }
-    response.map(|inner| Body::new(Reporting { inner, probe, cost }))
+    response.map(|inner| Body::new(Reporting { inner, probe, cost, meter }))
 }
 
 /// A reply's body that reports in its trailers.
@@ -119,6 +140,8 @@ struct Reporting {
     inner: Body,
     probe: Probe,
     cost: Option<Cost>,
+    /// Of a call that streams.
+    meter: Option<Meter>,
 }
 
 impl http_body::Body for Reporting {
@@ -128,7 +151,8 @@ impl http_body::Body for Reporting {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()).and_then(Frame::trailers_mut) {
-            trailers.insert(TRAILER, Report { cost: self.cost, busy: (self.probe)() }.to_header());
+            let cost = self.cost.or_else(|| self.meter.as_ref().map(Meter::total));
+            trailers.insert(TRAILER, Report { cost, busy: (self.probe)() }.to_header());
         }
         Poll::Ready(frame)
     }

@@ -2,7 +2,9 @@
 
 mod config;
 mod parse;
+mod plan;
 mod service;
+mod stream;
 
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     let service = Service {
         load: Box::new(move |files| TextModel::load(files, limits)),
         services: &["tamis.embedding.v1.EmbeddingService"],
-        methods: &["tamis.embedding.v1.EmbeddingService/Embed"],
+        methods: &["tamis.embedding.v1.EmbeddingService/Embed", "tamis.embedding.v1.EmbeddingService/EmbedStream"],
         routes,
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await

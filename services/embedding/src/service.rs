@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use chassis::refusal::Refusal;
-use engine::{TextModel, TextOutput, normalize};
-use host::{Call, Computed, Host, Vector};
+use engine::TextModel;
+use host::{Call, Computed, Host, stream::Answers};
 use proto::{
     common::v1 as common,
     embedding::v1::{self as pb, embedding_service_server::EmbeddingService},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::parse::{self, Params};
+use crate::{parse, plan::Plan, stream};
 
 /// Answers `EmbeddingService`.
 pub(crate) struct Embedding {
@@ -24,38 +24,33 @@ impl EmbeddingService for Embedding {
         let call = Call::begin(request.extensions());
         self.answer(call, request.into_inner()).await.map_err(Refusal::into_status)
     }
+
+    async fn embed_stream(
+        &self,
+        request: Request<Streaming<pb::EmbedStreamRequest>>,
+    ) -> Result<Response<Answers<pb::EmbedStreamResponse>>, Status> {
+        let host = Arc::clone(&self.host);
+        Ok(host::stream::run(&self.host, request, stream::read, move |config| stream::open(host, config)))
+    }
 }
 
 impl Embedding {
     async fn answer(&self, call: Call, request: pb::EmbedRequest) -> Result<Response<pb::EmbedResponse>, Refusal> {
-        let (selector, options) = (request.model.as_ref(), request.options.as_ref());
+        let options = request.options.as_ref();
         self.host.check_items("inputs", request.inputs.len())?;
-        let params = Params::parse(request.params.as_ref())?;
-        let model = self.host.catalog.select(selector)?;
-        let info = model.info();
-        let unit = params.normalize.unwrap_or(info.normalize_default);
-        let space_id = info.space_id(unit);
-        host::require_space(selector, &space_id)?;
+        let plan = Plan::new(&self.host, request.model.as_ref(), request.params.as_ref())?;
 
         let (items, input_bytes) = (request.inputs.len() as u64, parse::input_bytes(&request.inputs));
-        let inputs = request.inputs.into_iter().map(|input| params.input(input)).collect();
-        let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
+        let inputs = plan.inputs(request.inputs);
+        let Computed { results, cost, spent } = self.host.compute(&plan.model, inputs, call, options).await?;
 
         let input_tokens = results.iter().flatten().map(|output| u64::from(output.tokens)).sum();
-        let vector = |output: TextOutput| {
-            let mut values = output.values;
-            if unit {
-                normalize(&mut values);
-            }
-            Vector { values, tokens: output.tokens, truncated: output.truncated }
-        };
-        let outcomes = results.into_iter().map(|result| result.map(vector));
         let mut response = Response::new(pb::EmbedResponse {
-            results: host::vector_results(outcomes, params.encoding),
-            model: Some(host::model_info(info)),
-            space_id,
+            results: plan.results(results),
+            model: Some(host::model_info(plan.model.info())),
             usage: Some(common::Usage { items, input_tokens, input_bytes, input_pixels: 0 }),
             timing: call.timing(options, &spent, &self.host.replica),
+            space_id: plan.space_id,
             ..pb::EmbedResponse::default()
         });
         response.extensions_mut().insert(cost);

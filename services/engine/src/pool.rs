@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use self::{call::Ticket, cut::cut, queue::Queue};
 use crate::{Error, ItemError, Model};
@@ -27,6 +28,8 @@ const WORKERS_MAX: usize = 1024;
 pub struct Pool<M: Model> {
     shared: Arc<Shared<M>>,
     settings: PoolSettings,
+    /// Units that calls of [`Pool::run_in_turn`] may hold.
+    turns: Semaphore,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -38,7 +41,8 @@ pub struct PoolSettings {
     /// use, cgroup quota and affinity included.
     pub workers: usize,
     /// Most units (tokens or images) that wait. A call that does not fit is refused at once with [`Error::Full`]; a call
-    /// that is larger than the bound itself is let in when nothing waits.
+    /// that is larger than the bound itself is let in when nothing waits. Calls that wait for their turn hold half as
+    /// many at once, so that they leave room for those that do not wait.
     pub queue_units_max: u64,
     /// Most units that a worker computes at once; an item that is larger is computed alone. More gains no throughput on
     /// a CPU (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
@@ -143,7 +147,8 @@ impl<M: Model> Pool<M> {
         let state =
             State { queue: Queue::new(), closed: false, idle: 0, running_units: 0, ms_per_unit: 0.0, panics: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let mut pool = Self { shared, settings, threads: Vec::with_capacity(workers) };
+        let turns = Semaphore::new(turns_max(settings) as usize);
+        let mut pool = Self { shared, settings, turns, threads: Vec::with_capacity(workers) };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
             let chunk_units_max = u64::from(settings.chunk_units_max);
@@ -159,20 +164,52 @@ impl<M: Model> Pool<M> {
     /// Computes all inputs. Dropping the future gives the call up: what of it waits leaves the queue at once, and what
     /// runs is told.
     pub async fn run(&self, model: &Arc<M>, inputs: Vec<M::Input>, call: Call) -> Result<Done<M::Output>, Error> {
-        let now = Instant::now();
+        let item_units = item_units(model.as_ref(), &inputs);
+        self.compute(model, inputs, &item_units, Entry { call, bound: Some(self.settings.queue_units_max) }).await
+    }
+
+    /// The same for callers who would rather wait than be refused: first come, first served, until there is room for them.
+    /// It is never [`Error::Full`].
+    pub async fn run_in_turn(
+        &self,
+        model: &Arc<M>,
+        inputs: Vec<M::Input>,
+        call: Call,
+    ) -> Result<Done<M::Output>, Error> {
+        let item_units = item_units(model.as_ref(), &inputs);
+        let units: u64 = item_units.iter().map(|units| u64::from(*units)).sum();
+        // What is larger than all turns takes them all, and is alone.
+        let turns = u32::try_from(units).unwrap_or(u32::MAX).min(turns_max(self.settings));
+        let turn = self.turns.acquire_many(turns);
+        let turn = match call.deadline {
+            None => turn.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), turn).await.map_err(|_elapsed| Error::Late)?,
+        };
+        // Held until the call is done or given up: what it holds bounds the queue instead of the queue's own bound.
+        let _turn = turn.map_err(|_closed| Error::Closed)?;
+        self.compute(model, inputs, &item_units, Entry { call, bound: None }).await
+    }
+
+    async fn compute(
+        &self,
+        model: &Arc<M>,
+        inputs: Vec<M::Input>,
+        item_units: &[u32],
+        entry: Entry,
+    ) -> Result<Done<M::Output>, Error> {
+        let (now, call) = (Instant::now(), entry.call);
         if call.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Error::Late);
         }
-        let item_units: Vec<u32> = inputs.iter().map(|input| model.units(input).max(1)).collect();
         let units = item_units.iter().map(|units| u64::from(*units)).sum();
-        let chunks = cut(&item_units, self.settings.chunk_units_max);
+        let chunks = cut(item_units, self.settings.chunk_units_max);
         let ticket = Arc::new(Ticket::new(inputs.len(), chunks.len(), now, call.deadline));
         if chunks.is_empty() {
             return Ok(ticket.take(units));
         }
         // From here on whoever drops the future, late or not, takes the call out of the queue.
         let _abandon = AbandonOnDrop { shared: &self.shared, ticket: &ticket };
-        self.admit(model, inputs, Admission { ticket: &ticket, lane: call.lane, item_units: &item_units, chunks })?;
+        self.admit(model, inputs, Admission { ticket: &ticket, entry, item_units, chunks })?;
         match call.deadline {
             None => ticket.finished().await,
             Some(deadline) => {
@@ -186,6 +223,7 @@ impl<M: Model> Pool<M> {
     /// Refuses new calls with [`Error::Closed`]; what was admitted is finished.
     pub fn close(&self) {
         self.shared.state().closed = true;
+        self.turns.close();
         self.shared.changed.notify_all();
     }
 
@@ -210,25 +248,26 @@ impl<M: Model> Pool<M> {
         let mut inputs: Vec<_> = inputs.into_iter().map(Some).collect();
         let sum = |positions: &[usize]| positions.iter().map(|&item| u64::from(call.item_units[item])).sum::<u64>();
         let units = call.item_units.iter().map(|units| u64::from(*units)).sum();
-        let max = self.settings.queue_units_max;
         let mut state = self.shared.state();
         if state.closed {
             return Err(Error::Closed);
         }
-        if !state.queue.admits(units, max) {
-            // The late give way before anybody is refused.
-            let now = Instant::now();
-            state.queue.retain(|chunk| chunk.ticket.wanted(now));
-        }
-        if !state.queue.admits(units, max) {
-            return Err(Error::Full { queued: state.queue.units(), units, max });
+        if let Some(max) = call.entry.bound {
+            if !state.queue.admits(units, max) {
+                // The late give way before anybody is refused.
+                let now = Instant::now();
+                state.queue.retain(|chunk| chunk.ticket.wanted(now));
+            }
+            if !state.queue.admits(units, max) {
+                return Err(Error::Full { queued: state.queue.units(), units, max });
+            }
         }
         let count = call.chunks.len();
         for positions in call.chunks {
             let inputs = positions.iter().filter_map(|&item| inputs[item].take()).collect();
             let units = sum(&positions);
             let chunk = Chunk { ticket: Arc::clone(call.ticket), model: Arc::clone(model), positions, inputs };
-            state.queue.push(call.lane, units, chunk);
+            state.queue.push(call.entry.call.lane, units, chunk);
         }
         drop(state);
         for _ in 0..count.min(self.threads.len()) {
@@ -248,12 +287,30 @@ impl<M: Model> Drop for Pool<M> {
     }
 }
 
+/// How a call comes into the queue.
+#[derive(Clone, Copy)]
+struct Entry {
+    call: Call,
+    /// Most units that may wait with it; `None` if it has had its turn.
+    bound: Option<u64>,
+}
+
 /// A call on its way into the queue.
 struct Admission<'a, M: Model> {
     ticket: &'a Arc<Ticket<M::Output>>,
-    lane: Lane,
+    entry: Entry,
     item_units: &'a [u32],
     chunks: Vec<Vec<usize>>,
+}
+
+fn item_units<M: Model>(model: &M, inputs: &[M::Input]) -> Vec<u32> {
+    inputs.iter().map(|input| model.units(input).max(1)).collect()
+}
+
+/// Units that calls may hold which wait for their turn.
+fn turns_max(settings: PoolSettings) -> u32 {
+    // The semaphore's own bound is 2^61 and its requests are u32: more than four billion tokens wait nowhere.
+    u32::try_from(settings.queue_units_max / 2).unwrap_or(u32::MAX).max(1)
 }
 
 /// Takes what still waits of a call out of the queue when the caller goes.

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::{deadline::Deadline, load::Cost, refusal::Refusal};
+use chassis::{
+    deadline::{Deadline, StreamDeadline},
+    load::Cost,
+    refusal::Refusal,
+};
 use engine::{
     ItemError, ModelInfo,
     pool::{self, Lane},
@@ -18,8 +22,8 @@ use crate::{Host, Hosted, bad_parameter, refusal, status};
 /// A call from its arrival on.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    started: Instant,
-    deadline: Option<Instant>,
+    pub(crate) started: Instant,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// What the workers made of a call.
@@ -44,6 +48,17 @@ impl Call {
     pub fn begin(extensions: &tonic::Extensions) -> Self {
         let deadline = extensions.get::<Deadline>().map(|deadline| deadline.0.into_std());
         Self { started: Instant::now(), deadline }
+    }
+
+    /// A stream that has just begun: the deadline is its client's, or none.
+    pub(crate) fn begin_stream(extensions: &tonic::Extensions) -> Self {
+        let asked = extensions.get::<StreamDeadline>().and_then(|deadline| deadline.0);
+        Self { started: Instant::now(), deadline: asked.map(tokio::time::Instant::into_std) }
+    }
+
+    /// The time that it had from the start; zero for one without a deadline.
+    pub(crate) fn allowed(&self) -> Duration {
+        self.deadline.map_or(Duration::ZERO, |deadline| deadline - self.started)
     }
 
     /// The response's timing block, if the caller asked for it. The parts sum to the total by construction: `other` is
@@ -98,21 +113,56 @@ impl<M: Hosted> Host<M> {
         call: Call,
         options: Option<&pb::RequestOptions>,
     ) -> Result<Computed<M::Output>, Refusal> {
-        let lane = lane(options)?;
-        let (mut whole, mut outcomes) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
-        for input in inputs {
-            outcomes.push(input.map(|input| whole.push(input)));
-        }
-        let call = pool::Call { lane, deadline: call.deadline };
+        let (whole, outcomes) = split(inputs);
+        let call = pool::Call { lane: lane(options)?, deadline: call.deadline };
         let done = self.pool.run(model, whole, call).await.map_err(|error| status::of_engine(&error))?;
-        let items = done.results.iter().filter(|result| result.is_ok()).count();
-        let mut computed = done.results.into_iter();
-        let missing = || Err(ItemError::new(engine::Reason::Engine, "the engine returned no result for this item"));
-        let result = |outcome: Result<(), ItemError>| outcome.and_then(|()| computed.next().unwrap_or_else(missing));
-        let results = outcomes.into_iter().map(result).collect();
-        let cost = Cost { units: done.timing.units, compute_ms: done.timing.worker.as_secs_f64() * 1e3 };
-        Ok(Computed { results, cost, spent: Spent { timing: done.timing, items } })
+        Ok(join(outcomes, done))
     }
+
+    /// The same for a batch of a stream: where a call would be refused because the queue is full, it waits for its turn.
+    ///
+    /// # Errors
+    /// When the batch fails as a whole: too late, draining.
+    pub async fn compute_in_turn(
+        &self,
+        model: &Arc<M>,
+        inputs: Vec<Result<M::Input, ItemError>>,
+        call: Call,
+        options: Option<&pb::RequestOptions>,
+    ) -> Result<Computed<M::Output>, Refusal> {
+        let (whole, outcomes) = split(inputs);
+        let call = pool::Call { lane: lane(options)?, deadline: call.deadline };
+        let done = self.pool.run_in_turn(model, whole, call).await.map_err(|error| status::of_engine(&error))?;
+        Ok(join(outcomes, done))
+    }
+}
+
+/// Refuses options that the contract does not have; [`Host::compute`] does too, but a stream is told when it begins.
+///
+/// # Errors
+/// BAD_PARAMETER.
+pub fn check_options(options: Option<&pb::RequestOptions>) -> Result<(), Refusal> {
+    lane(options).map(drop)
+}
+
+/// The inputs that are whole, and who of all failed already.
+fn split<I>(inputs: Vec<Result<I, ItemError>>) -> (Vec<I>, Vec<Result<(), ItemError>>) {
+    let (mut whole, mut outcomes) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+    for input in inputs {
+        outcomes.push(input.map(|input| whole.push(input)));
+    }
+    (whole, outcomes)
+}
+
+/// The results in the places of their inputs.
+fn join<O>(outcomes: Vec<Result<(), ItemError>>, done: pool::Done<O>) -> Computed<O> {
+    let items = done.results.iter().filter(|result| result.is_ok()).count();
+    let mut computed = done.results.into_iter();
+    let missing = || Err(ItemError::new(engine::Reason::Engine, "the engine returned no result for this item"));
+    let result = |outcome: Result<(), ItemError>| outcome.and_then(|()| computed.next().unwrap_or_else(missing));
+    let results = outcomes.into_iter().map(result).collect();
+    let cost = Cost { units: done.timing.units, compute_ms: done.timing.worker.as_secs_f64() * 1e3 };
+    Computed { results, cost, spent: Spent { timing: done.timing, items } }
 }
 
 fn lane(options: Option<&pb::RequestOptions>) -> Result<Lane, Refusal> {

@@ -13,10 +13,11 @@ mod pool_metrics;
 mod run;
 mod settings;
 mod status;
+pub mod stream;
 mod vector;
 
 pub use self::{
-    call::{Call, Computed, Spent, model_info},
+    call::{Call, Computed, Spent, check_options, model_info},
     catalog::{Catalog, Hosted, refuse_space, require_space},
     labels::{LabelChoice, Scored, results as label_results},
     limits::TextSettings,
@@ -28,6 +29,7 @@ pub use self::{
 
 use std::sync::Arc;
 
+use chassis::readiness::Readiness;
 use engine::Pool;
 
 /// Loaded models and the workers that run them.
@@ -40,4 +42,8 @@ pub struct Host<M: Hosted> {
     pub replica: Arc<str>,
     /// Most items of one call.
     pub batch_items_max: u32,
+    /// Most batches of one stream that are read and not answered.
+    pub stream_batches_max: usize,
+    /// Says when the process drains.
+    pub readiness: Readiness,
 }

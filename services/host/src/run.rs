@@ -66,6 +66,7 @@ pub async fn serve<M: Hosted>(
     registry.register_collector(Box::new(PoolMetrics(Arc::clone(&pool))));
     let readiness = Readiness::default();
     let models = readiness.guard("models");
+    let drains = readiness.clone();
     let busy = Arc::clone(&pool);
     let server = Server {
         services: service.services,
@@ -84,7 +85,14 @@ pub async fn serve<M: Hosted>(
         let catalog = load(&settings, service.load).await?;
         models.ready();
         let replica = settings.server.name.as_str().into();
-        let host = Arc::new(Host { catalog, pool, replica, batch_items_max: settings.batch_items_max });
+        let host = Arc::new(Host {
+            catalog,
+            pool,
+            replica,
+            batch_items_max: settings.batch_items_max,
+            stream_batches_max: settings.stream_batches_max,
+            readiness: drains,
+        });
         let limit = message_bytes(&settings.server);
         let models = ModelServiceServer::new(Models { host: Arc::clone(&host), methods: service.methods });
         Ok((service.routes)(host, limit).add_service(models.max_encoding_message_size(limit)))

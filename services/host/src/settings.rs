@@ -15,6 +15,9 @@ pub struct HostSettings {
     /// Most items of one call, 1 to 65536. Default 1024 texts, 64 images. Beyond: INVALID_ARGUMENT, reason
     /// TOO_MANY_ITEMS.
     pub batch_items_max: u32,
+    /// Most batches of one stream that are read and not answered, 1 to 1024; what they carry and their answers are in
+    /// memory. Default 8. Beyond: the stream is not read until one is answered.
+    pub stream_batches_max: usize,
     /// SPIFFE identities that may call; nobody else may. Default: `spiffe://tamis.local/gateway`.
     pub allow: Vec<String>,
     /// Where the server listens and how much it takes.
@@ -35,6 +38,7 @@ impl HostSettings {
             data_dir: String::new(),
             models: vec![model.to_owned()],
             batch_items_max,
+            stream_batches_max: 8,
             allow: vec!["spiffe://tamis.local/gateway".to_owned()],
             server: ServerSettings::defaults(role),
             tls: TlsSettings::defaults(),
@@ -50,6 +54,8 @@ impl HostSettings {
         mistakes.require(models, "models", "must name 1 to 64 models");
         let batch = (1..=65536).contains(&self.batch_items_max);
         mistakes.require(batch, "batch_items_max", "must lie between 1 and 65536");
+        let stream = (1..=1024).contains(&self.stream_batches_max);
+        mistakes.require(stream, "stream_batches_max", "must lie between 1 and 1024");
         for id in &self.allow {
             if let Err(error) = id.parse::<SpiffeId>() {
                 mistakes.add("allow", "effective value", error);

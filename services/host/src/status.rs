@@ -5,7 +5,7 @@ use std::time::Duration;
 use chassis::refusal::Refusal;
 use engine::Reason;
 use proto::common::v1::{self as pb, ErrorReason};
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// A refusal with a reason of the closed list.
 pub fn refusal(code: Code, reason: ErrorReason, message: impl Into<String>) -> Refusal {
@@ -23,12 +23,33 @@ pub(crate) fn of_engine(error: &engine::Error) -> Refusal {
     match error {
         engine::Error::Full { .. } => Refusal::full(message, Duration::from_millis(100)),
         engine::Error::Late => refusal(Code::DeadlineExceeded, ErrorReason::Deadline, message),
-        engine::Error::Closed => {
-            let draining = refusal(Code::Unavailable, ErrorReason::Draining, message);
-            draining.retry_after(Duration::from_millis(100))
-        }
+        engine::Error::Closed => draining(message),
         _ => refusal(Code::Internal, ErrorReason::Engine, message),
     }
+}
+
+/// The server is shutting down: another replica, or this one's successor, takes the call.
+pub(crate) fn draining(message: impl Into<String>) -> Refusal {
+    refusal(Code::Unavailable, ErrorReason::Draining, message).retry_after(Duration::from_millis(100))
+}
+
+/// A message of a stream that could not be read.
+pub(crate) fn unreadable(status: &Status) -> Refusal {
+    match status.code() {
+        // What tonic says of a message beyond its limit.
+        Code::OutOfRange => refusal(Code::ResourceExhausted, ErrorReason::MessageTooLarge, status.message()),
+        Code::Cancelled => refusal(Code::Cancelled, ErrorReason::Cancelled, "the client has gone"),
+        _ => {
+            refusal(Code::InvalidArgument, ErrorReason::MalformedRequest, "a message of the stream is not well-formed")
+        }
+    }
+}
+
+/// The failure of a whole batch as its answer has it.
+pub(crate) fn to_item(refusal: &Refusal) -> pb::ItemError {
+    let name = format!("ERROR_REASON_{}", refusal.reason);
+    let reason = ErrorReason::from_str_name(&name).unwrap_or(ErrorReason::Engine);
+    pb::ItemError { reason: reason.into(), message: refusal.message.clone() }
 }
 
 /// An item's failure as it stands in a response.

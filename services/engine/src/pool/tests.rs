@@ -92,6 +92,14 @@ fn begin<'a>(future: impl Future<Output = Result<Done<u32>, Error>> + 'a) -> Wai
     future
 }
 
+/// Polls once: the call is refused at once.
+fn begin_refused(future: impl Future<Output = Result<Done<u32>, Error>>) -> Error {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Err(error)) => error,
+        other => panic!("not refused at once: {other:?}"),
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
@@ -275,6 +283,62 @@ fn what_an_idle_worker_could_compute_is_not_topped_up() {
     for call in calls {
         runtime().block_on(call).unwrap();
     }
+}
+
+#[test]
+fn who_waits_for_his_turn_is_never_refused_and_leaves_room_for_others() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    // Half of the bound is for those who wait; one that is larger than all of it goes alone.
+    let first = begin(pool.run_in_turn(&bench.model, vec![job(1, 40)], BATCH));
+    let large = begin(pool.run_in_turn(&bench.model, vec![job(2, 1000)], BATCH));
+    let small = begin(pool.run_in_turn(&bench.model, vec![job(3, 1)], BATCH));
+    assert_eq!(pool.load().queued_units, 40, "first come, first served: the small one passes nobody");
+    let other = begin(pool.run(&bench.model, vec![job(4, 60)], INTERACTIVE));
+    let full = begin_refused(pool.run(&bench.model, vec![job(5, 1)], INTERACTIVE));
+    assert!(matches!(full, Error::Full { queued: 100, .. }), "{full:?}");
+    drop(bench.open);
+    let runtime = runtime();
+    for (call, name) in [(running, 0), (first, 1), (other, 4), (large, 2), (small, 3)] {
+        assert_eq!(names(runtime.block_on(call)), [name]);
+    }
+    assert_eq!(bench.started.try_iter().flatten().collect::<Vec<_>>(), [4, 1, 2, 3]);
+}
+
+#[test]
+fn a_turn_is_given_back_by_those_who_go() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let queued = begin(pool.run_in_turn(&bench.model, vec![job(1, 50)], BATCH));
+    let waiting = begin(pool.run_in_turn(&bench.model, vec![job(2, 50)], BATCH));
+    let last = begin(pool.run_in_turn(&bench.model, vec![job(3, 50)], BATCH));
+    drop((queued, waiting));
+    assert_eq!(pool.load().queued_units, 0);
+    drop(bench.open);
+    let runtime = runtime();
+    runtime.block_on(running).unwrap();
+    assert_eq!(names(runtime.block_on(last)), [3]);
+    assert_eq!(bench.started.try_iter().flatten().collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn a_turn_that_comes_too_late_or_never_is_told() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let runtime = runtime();
+    let _context = runtime.enter();
+    let holding = begin(pool.run_in_turn(&bench.model, vec![job(0, 50)], BATCH));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let soon = Call { deadline: Some(Instant::now() + Duration::from_millis(1)), ..BATCH };
+    let late = runtime.block_on(pool.run_in_turn(&bench.model, vec![job(1, 50)], soon));
+    assert!(matches!(late, Err(Error::Late)), "{late:?}");
+    let waiting = begin(pool.run_in_turn(&bench.model, vec![job(2, 50)], BATCH));
+    pool.close();
+    let closed = runtime.block_on(waiting);
+    assert!(matches!(closed, Err(Error::Closed)), "{closed:?}");
+    drop(bench.open);
+    assert_eq!(names(runtime.block_on(holding)), [0]);
 }
 
 #[test]
