@@ -1,12 +1,13 @@
 //! The seam between texts and the networks that read them.
 
-use crate::{Error, ItemError, manifest::ModelFiles, weights::Weights};
+use crate::{Error, ItemError, weights::Weights};
 
 mod bert;
 mod config;
+mod family;
 
-pub(crate) use bert::root;
 pub(crate) use config::Config;
+pub(crate) use family::Family;
 
 /// Several texts' tokens, one after the other, without padding.
 #[derive(Clone, Copy, Debug)]
@@ -31,15 +32,9 @@ pub(crate) trait Encoder: Send + Sync {
     fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, out: &mut [f32]) -> Result<(), ItemError>;
 }
 
-/// Chooses the network that fits the checkpoint.
-pub(crate) fn load(files: &ModelFiles, config: &Config, weights: &Weights) -> Result<Box<dyn Encoder>, Error> {
-    match config.model_type.as_str() {
-        "bert" => Ok(Box::new(bert::Bert::load(config, weights)?)),
-        other => Err(Error::load(
-            format!("model {}", files.manifest.name),
-            format!("config.json has the model_type {other:?}; this version runs \"bert\""),
-        )),
-    }
+/// The network of the checkpoint.
+pub(crate) fn load(config: &Config, weights: &Weights) -> Result<Box<dyn Encoder>, Error> {
+    Ok(Box::new(bert::Bert::load(config, weights)?))
 }
 
 // === impl Packed ===

@@ -75,7 +75,7 @@ impl TextModel {
         };
         let config = Config::load(files)?;
         let weights = Weights::map(&files.path("model.safetensors"))?;
-        let encoder = encoder::load(files, &config, &weights)?;
+        let encoder = encoder::load(&config, &weights)?;
         let hidden = encoder.dimensions();
         let last = Last::load(manifest, &config, &weights, hidden)?;
         let measured = Measured {

@@ -1,14 +1,14 @@
-//! BERT (Devlin et al., 2018) in candle's operations.
+//! BERT (Devlin et al., 2018) in candle's operations, and the families that are BERT under other names.
 //!
 //! candle-transformers has a `BertModel`, but it wants every text padded to the longest of its batch and a mask for the
 //! padding. Here the rows of all texts stand one below the other, so that the dense layers see one matrix without
 //! padding, and only attention goes text by text. It also spreads every step over all cores, which workers own one by
 //! one (see `product` and `rows`).
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Config, Encoder, Packed, config::Activation};
+use super::{Config, Encoder, Family, Packed, config::Activation};
 use crate::{
     Error, ItemError, Reason,
     product::{dense, matmul},
@@ -47,16 +47,22 @@ struct Dense {
 
 impl Bert {
     pub(super) fn load(config: &Config, weights: &Weights) -> std::result::Result<Self, Error> {
-        Self::read(config, root(&weights.builder)).map_err(|error| Error::load("model.safetensors", error))
+        Self::read(config, config.family.root(&weights.builder))
+            .map_err(|error| Error::load("model.safetensors", error))
     }
 
     fn read(config: &Config, root: VarBuilder<'_>) -> Result<Self> {
         let hidden = config.hidden_size;
         let embeddings = root.pp("embeddings");
         let table = |name: &str, rows| embeddings.pp(name).get((rows, hidden), "weight");
-        let types = table("token_type_embeddings", config.type_vocab_size)?;
+        let types = match config.family {
+            Family::DistilBert => Tensor::zeros((1, hidden), DType::F32, &Device::Cpu)?,
+            Family::Bert | Family::Roberta => table("token_type_embeddings", config.type_vocab_size)?,
+        };
         let positions = table("position_embeddings", config.max_position_embeddings)?;
-        let layer = |index: usize| Layer::read(config, root.pp(format!("encoder.layer.{index}")));
+        let positions = positions.narrow(0, config.first_position(), config.positions())?;
+        let layers = root.pp(config.family.names().layers);
+        let layer = |index: usize| Layer::read(config, layers.pp(index));
         Ok(Self {
             words: table("word_embeddings", config.vocab_size)?,
             positions: positions.broadcast_add(&types.get(0)?)?,
@@ -114,11 +120,11 @@ impl Encoder for Bert {
 impl Layer {
     fn read(config: &Config, root: VarBuilder<'_>) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let attention = root.pp("attention");
-        let part = |name: &str| Dense::read(attention.pp("self").pp(name), hidden, hidden);
+        let names = config.family.names();
+        let part = |name: &str| Dense::read(root.pp(name), hidden, hidden);
         // Scores are divided by the root of a head's width: here once, in the weights.
         let scale = 1.0 / ((hidden / config.num_attention_heads) as f64).sqrt();
-        let query = part("query")?;
+        let query = part(names.query)?;
         let query = Dense { weight: (query.weight * scale)?, bias: (query.bias * scale)? };
         let activation = match config.hidden_act {
             Activation::Gelu => gelu,
@@ -126,13 +132,13 @@ impl Layer {
             Activation::Relu => relu,
         };
         Ok(Self {
-            qkv: Dense::beside(&[query, part("key")?, part("value")?])?,
-            output: Dense::read(attention.pp("output.dense"), hidden, hidden)?,
-            output_norm: norm(config, attention.pp("output.LayerNorm"))?,
-            up: Dense::read(root.pp("intermediate.dense"), hidden, inner)?,
+            qkv: Dense::beside(&[query, part(names.key)?, part(names.value)?])?,
+            output: part(names.mixed)?,
+            output_norm: norm(config, root.pp(names.mixed_norm))?,
+            up: Dense::read(root.pp(names.up), hidden, inner)?,
             activation: Each(activation),
-            down: Dense::read(root.pp("output.dense"), inner, hidden)?,
-            down_norm: norm(config, root.pp("output.LayerNorm"))?,
+            down: Dense::read(root.pp(names.down), inner, hidden)?,
+            down_norm: norm(config, root.pp(names.down_norm))?,
         })
     }
 
@@ -179,11 +185,6 @@ impl Dense {
     fn forward(&self, rows: &Tensor) -> Result<Tensor> {
         dense(rows, &self.weight, &self.bias)
     }
-}
-
-/// The part of a checkpoint that holds the encoder: a classifier's stands below `bert`.
-pub(crate) fn root<'a>(builder: &VarBuilder<'a>) -> VarBuilder<'a> {
-    if builder.contains_tensor("bert.embeddings.word_embeddings.weight") { builder.pp("bert") } else { builder.clone() }
 }
 
 /// Checkpoints that were converted from TensorFlow call the weights gamma and beta.

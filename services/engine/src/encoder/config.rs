@@ -3,30 +3,59 @@
 use std::{collections::BTreeMap, fs};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::Family;
 use crate::{Error, manifest::ModelFiles};
 
+/// DistilBERT's own names of keys, and what the other families call them.
+const DISTILBERT_KEYS: [(&str, &str); 5] = [
+    ("dim", "hidden_size"),
+    ("n_layers", "num_hidden_layers"),
+    ("n_heads", "num_attention_heads"),
+    ("hidden_dim", "intermediate_size"),
+    ("activation", "hidden_act"),
+];
+
 /// The keys that matter. Others are let pass: the file is the publisher's, and full of training history.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
-    #[serde(default = "bert")]
-    pub(crate) model_type: String,
+    pub(crate) family: Family,
     pub(crate) vocab_size: usize,
     pub(crate) hidden_size: usize,
     pub(crate) num_hidden_layers: usize,
     pub(crate) num_attention_heads: usize,
     pub(crate) intermediate_size: usize,
-    #[serde(default)]
     pub(crate) hidden_act: Activation,
+    /// Rows of the table of positions.
     pub(crate) max_position_embeddings: usize,
-    #[serde(default = "two")]
     pub(crate) type_vocab_size: usize,
-    #[serde(default = "epsilon")]
     pub(crate) layer_norm_eps: f64,
-    #[serde(default = "absolute")]
-    position_embedding_type: String,
+    /// Whether labels stand for themselves (sigmoid) instead of excluding each other (softmax).
+    pub(crate) is_multi_label: bool,
+    id2label: BTreeMap<String, Value>,
+    pad_token_id: usize,
+}
+
+/// The file as it is written, with DistilBERT's keys under their common names.
+#[derive(Deserialize)]
+struct Written {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
     #[serde(default)]
-    id2label: BTreeMap<String, String>,
+    hidden_act: Activation,
+    max_position_embeddings: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    #[serde(default = "epsilon")]
+    layer_norm_eps: f64,
+    position_embedding_type: Option<String>,
+    problem_type: Option<String>,
+    id2label: Option<BTreeMap<String, Value>>,
+    pad_token_id: Option<usize>,
 }
 
 /// Activation of the feed-forward layers.
@@ -46,44 +75,100 @@ impl Config {
     pub(crate) fn load(files: &ModelFiles) -> Result<Self, Error> {
         let path = files.path("config.json");
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let config: Self = serde_json::from_slice(&bytes).map_err(|error| Error::load(path.display(), error))?;
-        config.check(files).map_err(|why| Error::load(path.display(), why))?;
+        let refuse = |why| Error::load(path.display(), why);
+        let config = Self::parse(&bytes).map_err(refuse)?;
+        let tokens = files.manifest.text.as_ref().map_or(0, |text| text.max_tokens);
+        if tokens as usize > config.positions() {
+            return Err(refuse(format!(
+                "the manifest's text.max_tokens is {tokens}, the checkpoint has {}",
+                config.positions()
+            )));
+        }
         Ok(config)
     }
 
-    fn check(&self, files: &ModelFiles) -> Result<(), String> {
+    /// Reads and checks the text of a config.json.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut keys: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        // A file without the key is older than the other families.
+        let model_type = keys.get("model_type").and_then(Value::as_str).unwrap_or("bert").to_owned();
+        let family = Family::of(&model_type).ok_or_else(|| {
+            format!(
+                "config.json has the model_type {model_type:?}; this version runs {}",
+                Family::MODEL_TYPES.join(", ")
+            )
+        })?;
+        if family == Family::DistilBert {
+            for (theirs, common) in DISTILBERT_KEYS {
+                if let Some(value) = keys.remove(theirs) {
+                    keys.insert(common.to_owned(), value);
+                }
+            }
+        }
+        let written: Written = serde_json::from_value(Value::Object(keys)).map_err(|error| error.to_string())?;
+        if let Some(kind) = written.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
+            return Err(format!("position_embedding_type {kind:?}: only \"absolute\" is run"));
+        }
+        let config = Self::new(family, written);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn new(family: Family, written: Written) -> Self {
+        Self {
+            family,
+            vocab_size: written.vocab_size,
+            hidden_size: written.hidden_size,
+            num_hidden_layers: written.num_hidden_layers,
+            num_attention_heads: written.num_attention_heads,
+            intermediate_size: written.intermediate_size,
+            hidden_act: written.hidden_act,
+            max_position_embeddings: written.max_position_embeddings,
+            type_vocab_size: written.type_vocab_size,
+            layer_norm_eps: written.layer_norm_eps,
+            is_multi_label: written.problem_type.as_deref() == Some("multi_label_classification"),
+            id2label: written.id2label.unwrap_or_default(),
+            pad_token_id: written.pad_token_id.unwrap_or(if family == Family::Roberta { 1 } else { 0 }),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
         let Self { hidden_size, num_attention_heads, max_position_embeddings, .. } = *self;
         if num_attention_heads == 0 || hidden_size == 0 || !hidden_size.is_multiple_of(num_attention_heads) {
             return Err(format!("hidden_size {hidden_size} is not shared evenly by {num_attention_heads} heads"));
         }
-        if self.position_embedding_type != "absolute" {
-            return Err(format!(
-                "position_embedding_type {:?}: only \"absolute\" is run",
-                self.position_embedding_type
-            ));
+        if self.family != Family::DistilBert && self.type_vocab_size == 0 {
+            return Err("type_vocab_size is 0: a checkpoint of this family has at least one type of tokens".to_owned());
         }
-        let tokens = files.manifest.text.as_ref().map_or(0, |text| text.max_tokens);
-        if tokens as usize > max_position_embeddings {
+        if max_position_embeddings <= self.first_position() {
             return Err(format!(
-                "the manifest's text.max_tokens is {tokens}, the checkpoint has {max_position_embeddings}"
+                "max_position_embeddings {max_position_embeddings}: the positions of tokens begin at {}",
+                self.first_position()
             ));
         }
         Ok(())
     }
 
+    /// The row of the table of positions that the first token gets.
+    pub(crate) fn first_position(&self) -> usize {
+        match self.family {
+            Family::Bert | Family::DistilBert => 0,
+            Family::Roberta => self.pad_token_id.saturating_add(1),
+        }
+    }
+
+    /// Most tokens of one text.
+    pub(crate) fn positions(&self) -> usize {
+        self.max_position_embeddings.saturating_sub(self.first_position())
+    }
+
     /// The labels of a classifier, in the order of their ids; empty if the file does not name 0 to n - 1.
     pub(crate) fn labels(&self) -> Vec<String> {
-        let label = |id: usize| self.id2label.get(&id.to_string()).cloned();
+        // A name that was a number stays one in JSON.
+        let text = |name: &Value| name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+        let label = |id: usize| self.id2label.get(&id.to_string()).map(text);
         (0..self.id2label.len()).map(label).collect::<Option<Vec<_>>>().unwrap_or_default()
     }
-}
-
-fn bert() -> String {
-    "bert".to_owned()
-}
-
-fn absolute() -> String {
-    "absolute".to_owned()
 }
 
 fn two() -> usize {

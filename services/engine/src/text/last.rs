@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error,
-    encoder::{self, Config},
+    encoder::Config,
     head::Head,
     manifest::{Manifest, Pooling},
     weights::Weights,
@@ -15,7 +15,14 @@ use crate::{
 pub(super) struct Last {
     /// Only under [`Pooling::Pooler`].
     pooler: Option<Linear>,
-    classifier: Option<(Linear, Head)>,
+    classifier: Option<(Classifier, Head)>,
+}
+
+/// The layers of a checkpoint `...ForSequenceClassification`, from a pooled vector to logits.
+pub(super) struct Classifier {
+    /// RoBERTa and DistilBERT have a dense layer of their own where BERT has its pooler.
+    hidden: Option<(Linear, fn(f32) -> f32)>,
+    output: Linear,
 }
 
 impl Last {
@@ -23,15 +30,15 @@ impl Last {
         let refuse = |error: candle_core::Error| Error::load(format!("model {}", manifest.name), error);
         let pooling = manifest.text.as_ref().map(|recipe| recipe.pooling);
         let pooler = (pooling == Some(Pooling::Pooler))
-            .then(|| Linear::read(&encoder::root(&weights.builder).pp("pooler.dense"), hidden, hidden))
+            .then(|| Linear::read(&config.family.root(&weights.builder).pp("pooler.dense"), hidden, hidden))
             .transpose()
             .map_err(refuse)?;
         let classifier = match &manifest.head {
             None => None,
             Some(recipe) => {
                 let head = Head::new(recipe, config.labels())?;
-                let layer = Linear::read(&weights.builder.pp("classifier"), hidden, head.labels.len());
-                Some((layer.map_err(refuse)?, head))
+                let layers = Classifier::read(&weights.builder, hidden, head.labels.len()).map_err(refuse)?;
+                Some((layers, head))
             }
         };
         Ok(Self { pooler, classifier })
@@ -47,10 +54,40 @@ impl Last {
             values = pooler.forward(&values);
             values.iter_mut().for_each(|x| *x = x.tanh());
         }
-        if let Some((layer, _)) = &self.classifier {
-            values = layer.forward(&values);
+        if let Some((layers, _)) = &self.classifier {
+            values = layers.forward(values);
         }
         values
+    }
+}
+
+// === impl Classifier ===
+
+impl Classifier {
+    /// Reads the layers that the checkpoint has. They tell more than its family does: a classifier that was trained on
+    /// another pooling has one layer in any family.
+    pub(super) fn read(checkpoint: &VarBuilder<'_>, inputs: usize, labels: usize) -> candle_core::Result<Self> {
+        let square = |name: &str| Linear::read(&checkpoint.pp(name), inputs, inputs);
+        if checkpoint.contains_tensor("classifier.out_proj.weight") {
+            let output = Linear::read(&checkpoint.pp("classifier.out_proj"), inputs, labels)?;
+            return Ok(Self { hidden: Some((square("classifier.dense")?, f32::tanh)), output });
+        }
+        let output = Linear::read(&checkpoint.pp("classifier"), inputs, labels)?;
+        let hidden = if checkpoint.contains_tensor("pre_classifier.weight") {
+            Some((square("pre_classifier")?, (|x| x.max(0.0)) as fn(f32) -> f32))
+        } else {
+            None
+        };
+        Ok(Self { hidden, output })
+    }
+
+    /// The logits.
+    pub(super) fn forward(&self, mut values: Vec<f32>) -> Vec<f32> {
+        if let Some((layer, activation)) = &self.hidden {
+            values = layer.forward(&values);
+            values.iter_mut().for_each(|x| *x = activation(*x));
+        }
+        self.output.forward(&values)
     }
 }
 
@@ -60,6 +97,8 @@ struct Linear {
     rows: Vec<Vec<f32>>,
     bias: Vec<f32>,
 }
+
+// === impl Linear ===
 
 impl Linear {
     fn read(root: &VarBuilder<'_>, inputs: usize, outputs: usize) -> candle_core::Result<Self> {

@@ -1,10 +1,12 @@
 use std::{collections::HashMap, fs, path::Path};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use super::*;
 use crate::{Manifest, ScoreMode};
+
+mod families;
 
 const HIDDEN: usize = 8;
 const HEADS: usize = 2;
@@ -55,15 +57,19 @@ fn checkpoint(prefix: &str) -> Checkpoint {
     named.into_iter().map(|(name, shape)| (name, (shape.clone(), fill(&shape)))).collect()
 }
 
-/// Writes the checkpoint as the Hub would give it, with a tokenizer.json that would cut at 4 tokens and pad to 6.
-fn write(folder: &Path, checkpoint: &Checkpoint) {
+fn save(folder: &Path, checkpoint: &Checkpoint, dtype: DType) {
     let tensor = |(shape, values): &(Vec<usize>, Vec<f64>)| {
         let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
-        Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).and_then(|tensor| tensor.to_dtype(dtype)).unwrap()
     };
     let tensors: HashMap<String, Tensor> =
         checkpoint.iter().map(|(name, value)| (name.clone(), tensor(value))).collect();
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+}
+
+/// Writes the checkpoint as the Hub would give it, with a tokenizer.json that would cut at 4 tokens and pad to 6.
+fn write(folder: &Path, checkpoint: &Checkpoint) {
+    save(folder, checkpoint, DType::F32);
     let config = json!({
         "model_type": "bert", "vocab_size": WORDS.len(), "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "intermediate_size": INNER, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
