@@ -10,6 +10,7 @@ use crate::{
     cutoff::Deadline,
     flight::{Failed, Flight, Plan},
     metrics::Metrics,
+    progress::{Progress, Stage},
     refuse::Refusal,
     replay::Replay,
     reply::Reply,
@@ -51,6 +52,7 @@ pub(crate) struct Call<'a> {
     plan: Plan<'a>,
     patience: Patience,
     metrics: &'a Metrics,
+    progress: Option<&'a Progress>,
     tried: Vec<Arc<Endpoint>>,
     sent: u32,
     unsent: u32,
@@ -59,7 +61,12 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(plan: Plan<'a>, patience: Patience, metrics: &'a Metrics) -> Self {
-        Self { plan, patience, metrics, tried: Vec::new(), sent: 0, unsent: 0, last: None }
+        Self { plan, patience, metrics, progress: None, tried: Vec::new(), sent: 0, unsent: 0, last: None }
+    }
+
+    /// The same, and `progress` hears how it goes.
+    pub(crate) fn told_to(self, progress: &'a Progress) -> Self {
+        Self { progress: Some(progress), ..self }
     }
 
     /// The reply of the replica that answered, or the refusal if none did before the deadline.
@@ -85,6 +92,7 @@ impl<'a> Call<'a> {
             let Some(message) = again.or_else(|| body.take()) else { break };
             let Some(picked) = self.pick(next).await else { break };
             self.tried.push(Arc::clone(&picked.endpoint));
+            self.tell(Progress::attempt);
             let span = tracing::Span::current();
             span.record("replica", tracing::field::display(picked.endpoint.address))
                 .record("attempt", self.tried.len());
@@ -110,6 +118,9 @@ impl<'a> Call<'a> {
     fn after(&mut self, failure: Failure) -> Next {
         self.last = Some(failure);
         let unsent = matches!(failure, Failure::Unsent | Failure::Full);
+        if unsent {
+            self.tell(Progress::unsent);
+        }
         *(if unsent { &mut self.unsent } else { &mut self.sent }) += 1;
         let next = retry::next(failure, self.plan.method.repeat);
         let upstream = self.plan.upstream;
@@ -119,6 +130,7 @@ impl<'a> Call<'a> {
         // What never left costs no replica anything.
         if unsent || upstream.retries.withdraw() {
             self.metrics.retry(upstream);
+            self.tell(|progress| progress.stage(Stage::Retrying));
             return next;
         }
         tracing::debug!(service = %upstream.name, "the retry budget is empty");
@@ -126,15 +138,25 @@ impl<'a> Call<'a> {
     }
 
     async fn pick(&self, next: Next) -> Option<Picked> {
-        let give_up = Instant::now() + self.patience.ready_wait;
         let upstream = self.plan.upstream;
+        let pick = || upstream.pick(self.plan.work, next, &self.tried);
+        let picked = pick();
+        if picked.is_some() || next != Next::Anywhere {
+            return picked;
+        }
+        let give_up = Instant::now() + self.patience.ready_wait;
+        self.tell(|progress| progress.stage(Stage::Waiting));
         loop {
-            if let Some(picked) = upstream.pick(self.plan.work, next, &self.tried) {
+            timeout_at(give_up, upstream.any_ready()).await.ok()?;
+            if let Some(picked) = pick() {
                 return Some(picked);
             }
-            if next != Next::Anywhere || timeout_at(give_up, upstream.any_ready()).await.is_err() {
-                return None;
-            }
+        }
+    }
+
+    fn tell(&self, what: impl Fn(&Progress)) {
+        if let Some(progress) = self.progress {
+            what(progress);
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Settings {
     pub connection: ConnectionSettings,
     /// How it asks replicas whether they serve.
     pub health: HealthSettings,
+    /// Several calls in one.
+    pub fanout: FanOutSettings,
     /// The services behind it, by a name for people, metrics and logs: `[services.embedding]`. Default: none.
     pub services: BTreeMap<String, ServiceSettings>,
     /// Who may call what: `[[allow]]` tables with an `identity` and its `methods`. What no rule allows is refused with
@@ -130,6 +132,14 @@ pub struct HealthSettings {
     pub retry_max: Span,
 }
 
+/// Fan-outs: several calls in one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FanOutSettings {
+    /// Most steps of one fan-out. Default 32, 1 to 256. Beyond: INVALID_ARGUMENT, reason TOO_MANY_ITEMS.
+    pub steps_max: usize,
+}
+
 /// How a service's replicas are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Replicas {
@@ -158,6 +168,7 @@ impl chassis::config::Settings for Settings {
             retry: RetrySettings::defaults(),
             connection: ConnectionSettings::defaults(),
             health: HealthSettings { retry_min: Span::millis(50), retry_max: Span::seconds(2) },
+            fanout: FanOutSettings { steps_max: 32 },
             services: BTreeMap::new(),
             allow: Vec::new(),
         }
@@ -170,6 +181,8 @@ impl chassis::config::Settings for Settings {
         self.retry.check(mistakes);
         self.connection.check(mistakes);
         mistakes.require(self.workers <= 256, "workers", "must be at most 256");
+        let steps = (1..=256).contains(&self.fanout.steps_max);
+        mistakes.require(steps, "fanout.steps_max", "must lie between 1 and 256");
         let health = &self.health;
         mistakes.require(health.retry_min >= Span::millis(1), "health.retry_min", "must be at least 1ms");
         mistakes.require(health.retry_min <= health.retry_max, "health.retry_max", "must not be below retry_min");
@@ -346,6 +359,7 @@ mod tests {
         refused("[services.b]\ndns = 'name:1'\nendpoints = ['127.0.0.1:1']", "from one of them");
         refused("[services.b]\nserves = ['tamis.embedding.v1.EmbeddingService']", "is served twice");
         refused("[retry]\nattempts_max = 0", "`retry.attempts_max`");
+        refused("[fanout]\nsteps_max = 0", "`fanout.steps_max`");
         refused("[hold]\nrequest_bytes_max = '1MiB'", "`hold.request_bytes_max`");
         refused("[[allow]]\nidentity = '*'\nmethods = []", "allow");
     }

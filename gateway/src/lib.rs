@@ -20,6 +20,7 @@ mod call;
 mod config;
 mod contracts;
 mod cutoff;
+mod fanout;
 mod flight;
 mod gateway;
 mod health;
@@ -27,6 +28,7 @@ mod identify;
 mod mesh;
 mod metrics;
 mod models;
+mod progress;
 mod refuse;
 mod replay;
 mod reply;
@@ -34,12 +36,15 @@ mod request;
 mod retry;
 mod route;
 mod stack;
+mod unary;
 mod upstream;
 mod wire;
 mod worker;
 
 pub use self::{
     authorize::{Identities, Methods, Rule},
-    config::{ConnectionSettings, HealthSettings, HoldSettings, RetrySettings, ServiceSettings, Settings},
+    config::{
+        ConnectionSettings, FanOutSettings, HealthSettings, HoldSettings, RetrySettings, ServiceSettings, Settings,
+    },
     gateway::{Bound, Error, bind, serve},
 };

@@ -19,6 +19,7 @@ use crate::{
     call::Patience,
     config::{ServiceSettings, Settings},
     contracts::{Contracts, REFLECTION},
+    fanout::{self, GATEWAY},
     health::{HEALTH, Health},
     metrics::{MethodMetrics, Metrics},
     models::{MODELS, Models},
@@ -57,6 +58,8 @@ pub(crate) enum Target {
     Upstream(Arc<Upstream>),
     /// The gateway.
     Local(LocalService),
+    /// The gateway, by calls to services.
+    FanOut,
 }
 
 /// A tonic service with its type erased.
@@ -80,6 +83,7 @@ impl Mesh {
         readiness: &Readiness,
     ) -> Result<(Self, Upkeep), Error> {
         let contracts = Contracts::read(&settings.descriptors)?;
+        fanout::check(proto::DESCRIPTORS).map_err(|why| Error::Contract("built in".into(), why))?;
         let mut resolutions = Vec::new();
         for (name, service) in &settings.services {
             resolutions.push(resolution(name, service, &settings, credentials)?);
@@ -99,6 +103,7 @@ impl Mesh {
         if let Some(models) = Models::new(&upstreams, &contracts, &metrics, patience, reply_bytes_max) {
             targets.insert(MODELS.into(), Target::Local(LocalService::new(ModelServiceServer::new(models))));
         }
+        targets.insert(GATEWAY.into(), Target::FanOut);
         for (name, upstream) in served {
             if targets.insert(name.to_owned(), Target::Upstream(Arc::clone(upstream))).is_some() {
                 let message =
@@ -136,7 +141,7 @@ fn local(
     served: &HashMap<&str, &Arc<Upstream>>,
     health: &Health,
 ) -> Result<HashMap<String, Target>, Error> {
-    let mut names: Vec<_> = served.keys().copied().chain(REFLECTION).chain([HEALTH, MODELS]).collect();
+    let mut names: Vec<_> = served.keys().copied().chain(REFLECTION).chain([HEALTH, MODELS, GATEWAY]).collect();
     names.sort_unstable();
     let services =
         contracts.reflection(&names)?.into_iter().chain([(HEALTH.into(), LocalService::new(health.service()))]);

@@ -1,11 +1,13 @@
 //! Refusals of the gateway itself. The one place in this crate where a gRPC status is made.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bytesize::ByteSize;
-use chassis::spiffe::SpiffeId;
+use chassis::{refusal::PUSHBACK, spiffe::SpiffeId};
 use http::{HeaderMap, Response, StatusCode, response::Parts};
+use proto::{common::v1::ErrorReason, gateway::v1 as pb};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// When a client is told to come back after a temporary refusal; after that its own back-off takes over.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -39,6 +41,14 @@ pub(crate) enum Refusal {
     Cancelled,
     /// A field of a request that the gateway answers itself is out of bounds.
     BadParameter { field: &'static str, message: String },
+    /// A field of a fan-out is at fault, for this reason of the contracts' list.
+    BadInput { reason: ErrorReason, field: String, message: String },
+    /// This step of a fan-out failed, and the others do not count without it.
+    Step { id: String, error: Box<pb::StepError> },
+    /// Too many steps of a fan-out failed.
+    QuorumNotReached { quorum: usize, failed: usize },
+    /// The reply of a step does not fit into the response of its fan-out.
+    ReplyTooLarge { bytes_max: u64 },
     /// No replica has this model.
     ModelNotFound,
     /// A replica's reply to the gateway itself does not decode.
@@ -48,7 +58,10 @@ pub(crate) enum Refusal {
 impl Refusal {
     /// As gRPC status.
     pub(crate) fn status(&self) -> Status {
-        self.refusal().into_status()
+        match self {
+            Self::Step { id, error } => step_status(id, error),
+            _ => self.refusal().into_status(),
+        }
     }
 
     /// As a response without body.
@@ -115,6 +128,20 @@ impl Refusal {
             Self::BadParameter { field, message } => {
                 R::new(Code::InvalidArgument, "BAD_PARAMETER", message.clone()).field(*field)
             }
+            Self::BadInput { reason, field, message } => {
+                R::new(Code::InvalidArgument, reason.as_error_info(), message.clone()).field(field.clone())
+            }
+            Self::Step { error, .. } => {
+                R::new(Code::from_i32(error.code), error.reason().as_error_info(), error.message.clone())
+            }
+            Self::QuorumNotReached { quorum, failed } => {
+                let message = format!("{failed} steps failed, too many for a quorum of {quorum}");
+                R::new(Code::Aborted, "QUORUM_NOT_REACHED", message)
+            }
+            Self::ReplyTooLarge { bytes_max } => {
+                let what = "the reply does not fit: those of all steps together may have";
+                R::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{what} {}", ByteSize(*bytes_max)))
+            }
             Self::ModelNotFound => {
                 R::new(Code::NotFound, "MODEL_NOT_FOUND", "no replica has loaded a model of this name")
             }
@@ -123,11 +150,43 @@ impl Refusal {
     }
 }
 
+/// The status of a step as that of its fan-out: message and fields begin with the step's id.
+fn step_status(id: &str, error: &pb::StepError) -> Status {
+    let mut details = ErrorDetails::new();
+    if error.reason() != ErrorReason::Unspecified {
+        details.set_error_info(error.reason().as_error_info(), proto::ERROR_DOMAIN, HashMap::new());
+    }
+    let retry = error.retry_delay.and_then(|delay| Duration::try_from(delay).ok());
+    if retry.is_some() {
+        details.set_retry_info(retry);
+    }
+    for field in &error.fields {
+        details.add_bad_request_violation(format!("{id}.{field}"), error.message.clone());
+    }
+    let message = format!("{id}: {}", error.message);
+    let mut status = Status::with_error_details(Code::from_i32(error.code), message, details);
+    if let Some(delay) = retry {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        status.metadata_mut().insert(PUSHBACK, millis.into());
+    }
+    status
+}
+
 #[cfg(test)]
 mod tests {
-    use tonic_types::StatusExt as _;
-
     use super::*;
+
+    fn step(retry_delay: Option<Duration>) -> pb::StepError {
+        let retry_delay = retry_delay.map(|delay| delay.try_into().unwrap());
+        let fields = vec!["params.top_k".to_owned()];
+        pb::StepError {
+            code: 14,
+            reason: ErrorReason::NoCapacity.into(),
+            message: "no replica".into(),
+            retry_delay,
+            fields,
+        }
+    }
 
     fn every() -> Vec<Refusal> {
         vec![
@@ -143,6 +202,14 @@ mod tests {
             Refusal::Draining,
             Refusal::Late { timeout: RETRY_AFTER },
             Refusal::BadParameter { field: "page_size", message: "page_size is -1".into() },
+            Refusal::BadInput {
+                reason: ErrorReason::EmptyInput,
+                field: "steps".into(),
+                message: "there are no steps".into(),
+            },
+            Refusal::Step { id: "first".into(), error: Box::new(step(Some(RETRY_AFTER))) },
+            Refusal::QuorumNotReached { quorum: 2, failed: 1 },
+            Refusal::ReplyTooLarge { bytes_max: 1 },
             Refusal::ModelNotFound,
             Refusal::Engine("no reply"),
         ]
@@ -178,6 +245,16 @@ mod tests {
             let temporary = refusal.status().code() == Code::Unavailable || refusal.reason() == "QUEUE_FULL";
             assert_eq!(retry, temporary, "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn a_failed_step_is_named_in_the_status_of_its_fan_out() {
+        let status = Refusal::Step { id: "first".into(), error: Box::new(step(None)) }.status();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "first: no replica"));
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "NO_CAPACITY");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "first.params.top_k");
+        assert!(details.retry_info().is_none());
     }
 
     #[test]

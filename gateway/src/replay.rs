@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
@@ -33,7 +33,7 @@ const JOINED_BYTES: usize = 16 * 1024;
 pub(crate) struct Replay {
     chunks: Arc<[Bytes]>,
     bytes: usize,
-    _reserved: Arc<Reserved>,
+    reserved: Arc<Reserved>,
 }
 
 /// Bytes of memory that held messages may take in this process.
@@ -45,7 +45,7 @@ pub(crate) struct ByteBudget {
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
-struct Reserved {
+pub(crate) struct Reserved {
     budget: Arc<ByteBudget>,
     bytes: usize,
 }
@@ -100,7 +100,31 @@ impl Replay {
     /// A message of the gateway's own.
     pub(crate) fn of(message: Bytes) -> Self {
         let budget = Arc::new(ByteBudget::new(0));
-        Self { bytes: message.len(), chunks: Arc::new([message]), _reserved: Arc::new(Reserved { budget, bytes: 0 }) }
+        Self { bytes: message.len(), chunks: Arc::new([message]), reserved: Arc::new(Reserved::none_of(&budget)) }
+    }
+
+    /// A message, without prefix, that is a part of a held one and shares its memory.
+    ///
+    /// The prefix and the beginning are copied, for the same reason for which small frames are joined.
+    pub(crate) fn part(message: &Bytes, whole: &Arc<Reserved>) -> Self {
+        let copied = if message.len() < JOINED_BYTES + SMALL_BYTES { message.len() } else { JOINED_BYTES };
+        let mut first = BytesMut::with_capacity(PREFIX_BYTES + copied);
+        first.put_u8(0);
+        first.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        first.put_slice(&message[..copied]);
+        let rest = message.slice(copied..);
+        let chunks = [first.freeze()].into_iter().chain((!rest.is_empty()).then_some(rest)).collect();
+        Self { chunks, bytes: PREFIX_BYTES + message.len(), reserved: Arc::clone(whole) }
+    }
+
+    /// The message without its prefix, and what it holds of the budget; `None` if it is compressed. It is copied if it
+    /// came in several pieces.
+    pub(crate) fn into_message(self) -> Option<(Bytes, Arc<Reserved>)> {
+        let whole = match &*self.chunks {
+            [one] => one.clone(),
+            pieces => Bytes::from(pieces.concat()),
+        };
+        (whole.first() == Some(&0)).then(|| (whole.slice(PREFIX_BYTES..), self.reserved))
     }
 
     /// Bytes with the prefix.
@@ -149,6 +173,33 @@ impl ByteBudget {
     }
 }
 
+// === impl Reserved ===
+
+impl Reserved {
+    /// Nothing yet.
+    pub(crate) fn none_of(budget: &Arc<ByteBudget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    /// Takes more, if as much is left.
+    #[must_use]
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        let taken = self.budget.take(bytes);
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+
+    /// Never gives it back: the budget counts what has passed, not what is there.
+    pub(crate) fn spend(mut self) {
+        self.bytes = 0;
+    }
+
+    /// The whole budget.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.budget.max
+    }
+}
+
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget.left.fetch_add(self.bytes, Relaxed);
@@ -167,7 +218,7 @@ struct Holder {
 
 impl Holder {
     fn new(message_bytes_max: usize, budget: &Arc<ByteBudget>) -> Self {
-        let reserved = Reserved { budget: Arc::clone(budget), bytes: 0 };
+        let reserved = Reserved::none_of(budget);
         let (chunks, joined) = (Vec::new(), BytesMut::new());
         Self { chunks, joined, prefix: Prefix::default(), bytes: 0, message_bytes_max, reserved }
     }
@@ -183,10 +234,9 @@ impl Holder {
             }
         }
         // What has arrived is reserved, not what is announced: announcing costs a client nothing.
-        if !self.reserved.budget.take(data.len()) {
-            return Err(NotHeld::Full { bytes_max: self.reserved.budget.max });
+        if !self.reserved.add(data.len()) {
+            return Err(NotHeld::Full { bytes_max: self.reserved.bytes_max() });
         }
-        self.reserved.bytes += data.len();
         if data.len() >= SMALL_BYTES {
             self.flush();
             self.chunks.push(data);
@@ -205,7 +255,7 @@ impl Holder {
             return Err(NotHeld::Malformed("the message of a unary call is missing or cut short"));
         }
         self.flush();
-        Ok(Replay { chunks: self.chunks.into(), bytes: self.bytes, _reserved: Arc::new(self.reserved) })
+        Ok(Replay { chunks: self.chunks.into(), bytes: self.bytes, reserved: Arc::new(self.reserved) })
     }
 
     fn flush(&mut self) {
@@ -317,6 +367,29 @@ mod tests {
         let frame = Bytes::from(message(&[1; 5000]));
         let held = hold_pieces(vec![frame.clone()], &Arc::new(ByteBudget::new(MAX))).unwrap();
         assert_eq!(held.chunks[0].as_ptr(), frame.as_ptr());
+    }
+
+    #[test]
+    fn a_compressed_message_is_not_taken_apart() {
+        let budget = Arc::new(ByteBudget::new(MAX));
+        assert!(hold_pieces(vec![Bytes::from_static(b"\x01\0\0\0\x01a")], &budget).unwrap().into_message().is_none());
+    }
+
+    #[test]
+    fn a_part_keeps_the_whole_in_the_budget() {
+        let budget = Arc::new(ByteBudget::new(MAX));
+        let payload = vec![3; 40_000];
+        let (whole, reserved) = hold_pieces(vec![message(&payload).into()], &budget).unwrap().into_message().unwrap();
+        for length in [0, 10, 16_384, 17_000, 39_000] {
+            let part = Replay::part(&whole.slice(..length), &reserved);
+            let sent = futures_util::FutureExt::now_or_never(part.body().collect()).unwrap().unwrap().to_bytes();
+            assert_eq!(sent, message(&payload[..length]));
+            assert_eq!(part.bytes(), sent.len());
+            assert!(part.chunks.iter().all(|chunk| chunk.len() >= SMALL_BYTES.min(sent.len())));
+        }
+        assert_eq!(budget.left.load(Relaxed), MAX - payload.len() - PREFIX_BYTES);
+        drop(reserved);
+        assert_eq!(budget.left.load(Relaxed), MAX);
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
     vec,
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use chassis::{load::Report, refusal::PUSHBACK};
-use http::{HeaderMap, Response, StatusCode, header, response::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -114,6 +115,16 @@ impl Reply {
         Self { head, frames: Vec::new(), rest }
     }
 
+    /// A unary reply of the gateway's own, as DATA frames.
+    pub(crate) fn whole(frames: Vec<Bytes>) -> Self {
+        Self { head: own_head(), frames, rest: Rest::Trailers(Some(ok_trailers())) }
+    }
+
+    /// A streaming reply of the gateway's own. The body ends with trailers.
+    pub(crate) fn stream(body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static) -> Self {
+        Self { head: own_head(), frames: Vec::new(), rest: Rest::Local(tonic::body::Body::new(body)) }
+    }
+
     /// The gateway's refusal.
     pub(crate) fn refusal(refusal: &Refusal) -> Self {
         Self { head: refusal.head(), frames: Vec::new(), rest: Rest::Trailers(None) }
@@ -157,6 +168,37 @@ impl Reply {
         whole.then(|| all.slice(PREFIX_BYTES..))
     }
 
+    /// Reads the reply to its end: its DATA frames and its trailers. `keep` is asked before a frame is kept.
+    pub(crate) async fn collect(
+        self,
+        mut flight: Option<Flight>,
+        mut keep: impl FnMut(usize) -> Result<(), Refusal>,
+    ) -> Result<(Vec<Bytes>, HeaderMap), Refusal> {
+        let Self { head, frames, mut rest } = self;
+        for frame in &frames {
+            keep(frame.len())?;
+        }
+        let mut chunks = frames;
+        let mut trailers = match &mut rest {
+            Rest::Trailers(trailers) => return Ok((chunks, trailers.take().unwrap_or(head.headers))),
+            Rest::Upstream(_) | Rest::Local(_) => loop {
+                let Some(frame) = poll_fn(|cx| rest.poll_frame(cx)).await else { break HeaderMap::new() };
+                match frame?.into_data() {
+                    Ok(data) => {
+                        keep(data.len())?;
+                        chunks.push(data);
+                    }
+                    Err(frame) => break frame.into_trailers().unwrap_or_default(),
+                }
+            },
+        };
+        let report = Report::take(&mut trailers);
+        if let Some(flight) = flight.take() {
+            flight.land(report);
+        }
+        Ok((chunks, trailers))
+    }
+
     /// The response to the client. `flight` is what the call holds while more comes; `record` ends with the last frame.
     pub(crate) fn into_response(
         self,
@@ -179,8 +221,19 @@ impl Reply {
     }
 }
 
+fn own_head() -> Parts {
+    let mut response = Response::new(());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.into_parts().0
+}
+
+/// The end of a reply that is OK.
+pub(crate) fn ok_trailers() -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static(STATUS), HeaderValue::from_static("0"))])
+}
+
 /// The status in trailers.
-fn code(trailers: &HeaderMap) -> Code {
+pub(crate) fn code(trailers: &HeaderMap) -> Code {
     trailers.get(STATUS).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
 }
 

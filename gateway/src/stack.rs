@@ -16,16 +16,19 @@ use crate::{
     balance::Work,
     call::{Call, Message, Patience},
     cutoff::{Cutoff, Deadline},
+    fanout,
     flight::{Flight, Plan},
     identify::Caller,
     mesh::{LocalService, Mesh, Route, Target},
     metrics::Record,
     models::Worker,
+    progress::Progress,
     refuse::Refusal,
     replay::hold,
     reply::{Reply, ReplyBody},
     request,
     route::Shape,
+    unary::Unary,
     upstream::Upstream,
 };
 
@@ -59,22 +62,14 @@ impl Stack {
         let (head, body) = request.into_parts();
         let trace = TraceContext::of(&head.headers);
         let route = self.mesh.route(head.uri.path());
-        // At debug level: it is the life of a request, and at info level it would cost every call its formatting.
-        let span = tracing::debug_span!(
-            "call",
-            service = route.map(|route| &*route.method.service),
-            method = route.map(|route| &*route.method.name),
-            caller = self.caller.as_ref().ok().map(|caller| caller.identity.as_str()),
-            trace_id = trace.trace_id(),
-            replica = tracing::field::Empty,
-            attempt = tracing::field::Empty,
-        );
+        let span = self.span(route, &trace, None);
         let mut record = Record::begin(route.map_or(&self.mesh.unknown, |route| &route.metrics), span.clone());
         let answer = async {
             let admitted = self.admit(route, head, &trace, &mut record)?;
             match &admitted.route.target {
                 Target::Local(service) => self.local(service.clone(), admitted, body).await,
                 Target::Upstream(upstream) => self.upstream(upstream, admitted, body, &mut record).await,
+                Target::FanOut => Arc::clone(&self).fan_out(admitted, body).await,
             }
         };
         match answer.instrument(span).await {
@@ -84,6 +79,21 @@ impl Stack {
                 Reply::refusal(&refusal).into_response(Cutoff::default(), None, record)
             }
         }
+    }
+
+    /// The span of a call: a client's own, or that of the fan-out's step at this place.
+    pub(crate) fn span(&self, route: Option<&Route>, trace: &TraceContext, step: Option<usize>) -> tracing::Span {
+        // At debug level: it is the life of a request, and at info level it would cost every call its formatting.
+        tracing::debug_span!(
+            "call",
+            service = route.map(|route| &*route.method.service),
+            method = route.map(|route| &*route.method.name),
+            caller = self.caller.as_ref().ok().map(|caller| caller.identity.as_str()),
+            step,
+            trace_id = trace.trace_id(),
+            replica = tracing::field::Empty,
+            attempt = tracing::field::Empty,
+        )
     }
 
     /// Everything that is asked before the body is read.
@@ -96,9 +106,7 @@ impl Stack {
     ) -> Result<Admitted<'a>, Refusal> {
         request::check(&head)?;
         let caller = self.caller.as_ref().map_err(|_| Refusal::NoIdentity)?;
-        // Before the route: who may call nothing here does not learn what there is.
-        caller.authorize(head.uri.path())?;
-        let route = route.ok_or_else(|| Refusal::UnknownMethod { path: head.uri.path().to_owned() })?;
+        let route = permit(caller, route, head.uri.path())?;
         let deadline = self.deadline(&head, route.method.shape)?;
         record.takes(self.mesh.admit()?);
         let units = request::units(&head.headers);
@@ -124,32 +132,38 @@ impl Stack {
         body: Incoming,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
-        let full = |max| Refusal::Full { what: "calls in flight to this service", max };
-        record.takes(upstream.admit().map_err(full)?);
+        record.takes(upstream.admit()?);
         let settings = &self.mesh.settings;
-        let (message, message_bytes) = match route.method.shape {
-            Shape::Streaming => (Message::Passing(body), 0),
+        let (mesh, method, headers, worker) = (&*self.mesh, &*route.method, &head.headers, self.worker);
+        let (reply, flight) = match method.shape {
+            Shape::Streaming => {
+                let (work, held_bytes_max) = (Work::new(units, 0), bytes(settings.hold.reply_bytes_max));
+                let plan = Plan { method, upstream, headers, deadline, work, worker, held_bytes_max };
+                let call = Call::new(plan, Patience::of(&settings.retry), &mesh.metrics);
+                call.run(Message::Passing(body)).await?
+            }
             Shape::Unary => {
                 let bytes_max = bytes(settings.server.message_bytes_max);
-                let replay = within(deadline, hold(body, bytes_max, &self.mesh.held)).await?;
+                let replay = within(deadline, hold(body, bytes_max, &mesh.held)).await?;
                 let replay = replay.map_err(|not_held| not_held.into_refusal(bytes_max))?;
-                let message_bytes = replay.bytes();
-                (Message::Held(replay), message_bytes)
+                let progress = &Progress::default();
+                let unary = Unary { mesh, method, upstream, headers, deadline, units, worker, progress };
+                unary.carry(replay).await?
             }
         };
-        let plan = Plan {
-            method: &route.method,
-            upstream,
-            headers: &head.headers,
-            deadline,
-            work: Work::new(units, message_bytes),
-            worker: self.worker,
-            held_bytes_max: bytes(settings.hold.reply_bytes_max),
-        };
-        let call = Call::new(plan, Patience::of(&settings.retry), &self.mesh.metrics);
-        let (reply, flight) = call.run(message).await?;
         let cutoff = if reply.is_whole() { Cutoff::default() } else { Cutoff::at(deadline) };
         Ok(Answer { reply, cutoff, flight })
+    }
+
+    async fn fan_out(
+        self: Arc<Self>,
+        Admitted { route, deadline, head, .. }: Admitted<'_>,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        let call = fanout::Arrival { shape: route.method.shape, headers: head.headers, deadline };
+        let (reply, deadline) = fanout::answer(Arc::clone(&self), call, body).await?;
+        let cutoff = if reply.is_whole() { Cutoff::default() } else { Cutoff::at(Some(deadline)) };
+        Ok(Answer { reply, cutoff, flight: None })
     }
 
     async fn local(
@@ -172,7 +186,15 @@ impl Stack {
     }
 }
 
-async fn within<F: Future>(deadline: Option<Deadline>, step: F) -> Result<F::Output, Refusal> {
+/// Whether a caller may call the method at a path, and whether there is one.
+pub(crate) fn permit<'a>(caller: &Caller, route: Option<&'a Route>, path: &str) -> Result<&'a Route, Refusal> {
+    // Before the route: who may call nothing here does not learn what there is.
+    caller.authorize(path)?;
+    route.ok_or_else(|| Refusal::UnknownMethod { path: path.to_owned() })
+}
+
+/// Takes a step of a call before its deadline.
+pub(crate) async fn within<F: Future>(deadline: Option<Deadline>, step: F) -> Result<F::Output, Refusal> {
     match deadline {
         Some(Deadline { at, timeout }) => timeout_at(at, step).await.map_err(|_| Refusal::Late { timeout }),
         None => Ok(step.await),

@@ -24,6 +24,7 @@ pub(crate) use self::{
 };
 use crate::{
     balance::{Outstanding, Speed, Work, least_work},
+    refuse::Refusal,
     retry::{Budget, Next},
 };
 
@@ -74,9 +75,10 @@ impl Upstream {
         }
     }
 
-    /// Takes a call, or says at which bound the service is.
-    pub(crate) fn admit(&self) -> Result<InFlight, usize> {
-        InFlight::count(&self.in_flight, self.in_flight_max).ok_or(self.in_flight_max)
+    /// A place among the calls to the service.
+    pub(crate) fn admit(&self) -> Result<InFlight, Refusal> {
+        let max = self.in_flight_max;
+        InFlight::count(&self.in_flight, max).ok_or(Refusal::Full { what: "calls in flight to this service", max })
     }
 
     /// The replica for the next attempt of a call that has been at `tried`, if one is ready now.

@@ -20,6 +20,15 @@ pub(crate) struct Field {
     pub(crate) content: Bytes,
 }
 
+impl Field {
+    /// The value of an integer, an enumeration or a bool; `None` if it is written as anything else.
+    pub(crate) fn value(&self) -> Option<u64> {
+        let mut rest = self.whole.clone();
+        decode_key(&mut rest).ok().filter(|(_, kind)| *kind == WireType::Varint)?;
+        decode_varint(&mut rest).ok()
+    }
+}
+
 /// A message that ends too early, or is none.
 #[derive(Debug, thiserror::Error)]
 #[error("not a protobuf message: {0}")]
@@ -100,6 +109,15 @@ mod tests {
         let mut bytes = BytesMut::from(&pb::EmbedResult { index: 7, ..Default::default() }.encode_to_vec()[..]);
         put_number(&mut bytes, 1, 32);
         assert_eq!(pb::EmbedResult::decode(bytes.freeze()).unwrap().index, 32);
+    }
+
+    #[test]
+    fn a_number_is_read_back_and_nothing_else_is_one() {
+        let mut bytes = BytesMut::new();
+        put_number(&mut bytes, 1, 300);
+        put_content(&mut bytes, 2, b"\x07");
+        let values: Vec<_> = fields(bytes.freeze()).map(|field| field.unwrap().value()).collect();
+        assert_eq!(values, [Some(300), None]);
     }
 
     #[test]

@@ -119,6 +119,7 @@ async fn reflection_v1_lists_and_describes_the_mesh() {
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             "tamis.embedding.v1.EmbeddingService",
+            "tamis.gateway.v1.GatewayService",
             "tamis.model.v1.ModelService",
         ]
     );

@@ -112,6 +112,11 @@ impl Replica {
         self.reporter.set_service_status("", ServingStatus::NotServing).await;
     }
 
+    /// Takes calls again.
+    pub(crate) async fn serve(&self) {
+        self.reporter.set_service_status("", ServingStatus::Serving).await;
+    }
+
     /// Asks the peers of its connections to open others, as a server with a maximum connection age does.
     pub(crate) fn goaway(&self) {
         self.goaway.cancel();

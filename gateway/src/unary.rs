@@ -1,0 +1,57 @@
+//! One unary call from its whole message to its reply.
+//!
+//! Every unary call to a service comes through here, whether a client makes it or a step of a fan-out: what is done for
+//! the one holds for the other.
+
+use std::sync::Arc;
+
+use chassis::units::bytes;
+use http::HeaderMap;
+
+use crate::{
+    balance::Work,
+    call::{Call, Message, Patience},
+    cutoff::Deadline,
+    flight::{Flight, Plan},
+    mesh::Mesh,
+    progress::Progress,
+    refuse::Refusal,
+    replay::Replay,
+    reply::Reply,
+    route::Method,
+    upstream::Upstream,
+};
+
+/// Where a unary call comes from and where it goes.
+pub(crate) struct Unary<'a> {
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) method: &'a Method,
+    pub(crate) upstream: &'a Arc<Upstream>,
+    /// Already those for a replica.
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) deadline: Option<Deadline>,
+    /// The client's estimate of the work.
+    pub(crate) units: Option<u32>,
+    /// Whose connections are used.
+    pub(crate) worker: usize,
+    pub(crate) progress: &'a Progress,
+}
+
+impl Unary<'_> {
+    /// Carries the call, which has been admitted, to a replica and brings the reply; while more of that comes, the call
+    /// holds the flight.
+    pub(crate) async fn carry(&self, message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
+        let settings = &self.mesh.settings;
+        let plan = Plan {
+            method: self.method,
+            upstream: self.upstream,
+            headers: self.headers,
+            deadline: self.deadline,
+            work: Work::new(self.units, message.bytes()),
+            worker: self.worker,
+            held_bytes_max: bytes(settings.hold.reply_bytes_max),
+        };
+        let call = Call::new(plan, Patience::of(&settings.retry), &self.mesh.metrics).told_to(self.progress);
+        call.run(Message::Held(message)).await
+    }
+}
