@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod calls;
 pub mod config;
+pub mod content;
 pub mod deadline;
 pub mod load;
 pub mod peer;
