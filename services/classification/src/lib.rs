@@ -33,7 +33,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
         load: Box::new(load),
         services: &["tamis.classification.v1.ClassificationService"],
         methods: &["tamis.classification.v1.ClassificationService/Classify"],
-        routes,
+        metrics: Vec::new(),
+        routes: Box::new(routes),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await
 }

@@ -27,7 +27,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
         load: Box::new(move |files| TextModel::load(files, limits)),
         services: &["tamis.embedding.v1.EmbeddingService"],
         methods: &["tamis.embedding.v1.EmbeddingService/Embed", "tamis.embedding.v1.EmbeddingService/EmbedStream"],
-        routes,
+        metrics: Vec::new(),
+        routes: Box::new(routes),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await
 }

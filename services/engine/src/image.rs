@@ -94,6 +94,15 @@ pub struct Crop {
     pub y_max: f32,
 }
 
+/// Size of an upright image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
 /// What is wanted of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageOutputKind {
@@ -110,6 +119,19 @@ pub struct ImageOutput {
     pub values: Vec<f32>,
     /// Pixels of the image as it came, before crop and resizing.
     pub pixels: u64,
+}
+
+// === impl Dimensions ===
+
+impl Dimensions {
+    /// Reads what a file says of itself: its format, its size and how to turn it. No pixel is decoded, so that a file
+    /// that passes may still be damaged.
+    ///
+    /// # Errors
+    /// When it is no image, or one that these limits refuse.
+    pub fn read(file: &[u8], limits: &ImageLimits) -> Result<Self, ItemError> {
+        decode::dimensions(file, limits)
+    }
 }
 
 // === impl ImageModel ===

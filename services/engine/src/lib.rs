@@ -24,7 +24,8 @@ mod tokenize;
 mod weights;
 
 pub use self::image::{
-    Crop, ImageInput, ImageLimits, ImageModel, ImageOutput, ImageOutputKind, ImageSource, PixelFormat, RawImage,
+    Crop, Dimensions, ImageInput, ImageLimits, ImageModel, ImageOutput, ImageOutputKind, ImageSource, PixelFormat,
+    RawImage,
 };
 pub use error::Error;
 pub use head::{Head, ScoreMode};

@@ -108,6 +108,8 @@ pub enum Reason {
     UnsupportedImage,
     /// A parameter of this input is out of its bounds.
     BadParameter,
+    /// The input names content that is not here.
+    ContentNotFound,
     /// The model produced no usable numbers.
     Engine,
     /// The call was given up or its deadline passed before this input was computed.

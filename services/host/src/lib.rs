@@ -23,7 +23,7 @@ pub use self::{
     limits::TextSettings,
     run::{Error, Loader, Service, serve},
     settings::HostSettings,
-    status::{bad_parameter, refusal},
+    status::{bad_parameter, of_input, refusal},
     vector::{Vector, encoding, results as vector_results},
 };
 

@@ -10,7 +10,7 @@ use chassis::{
     tls::{Credentials, TlsError},
 };
 use engine::{ModelFiles, Pool, Store};
-use prometheus_client::registry::Registry;
+use prometheus_client::{collector::Collector, registry::Registry};
 use proto::model::v1::model_service_server::ModelServiceServer;
 use serde::Serialize;
 use tonic::service::Routes;
@@ -28,8 +28,10 @@ pub struct Service<M: Hosted> {
     pub services: &'static [&'static str],
     /// Full names of its methods, for ModelService.
     pub methods: &'static [&'static str],
+    /// What it measures itself.
+    pub metrics: Vec<Box<dyn Collector>>,
     /// Its gRPC services over the loaded host. The number is the message limit for decoding and encoding.
-    pub routes: fn(Arc<Host<M>>, usize) -> Routes,
+    pub routes: Box<dyn FnOnce(Arc<Host<M>>, usize) -> Routes + Send>,
 }
 
 /// Why a service does not start, or stopped.
@@ -64,6 +66,7 @@ pub async fn serve<M: Hosted>(
     let pool = Arc::new(Pool::start(settings.pool, &settings.server.name)?);
     let mut registry = Registry::with_prefix("tamis");
     registry.register_collector(Box::new(PoolMetrics(Arc::clone(&pool))));
+    service.metrics.into_iter().for_each(|collector| registry.register_collector(collector));
     let readiness = Readiness::default();
     let models = readiness.guard("models");
     let drains = readiness.clone();

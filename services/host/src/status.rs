@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chassis::refusal::Refusal;
-use engine::Reason;
+use engine::{ItemError, Reason};
 use proto::common::v1::{self as pb, ErrorReason};
 use tonic::{Code, Status};
 
@@ -15,6 +15,12 @@ pub fn refusal(code: Code, reason: ErrorReason, message: impl Into<String>) -> R
 /// A field that is out of its bounds.
 pub fn bad_parameter(field: &str, message: impl Into<String>) -> Refusal {
     refusal(Code::InvalidArgument, ErrorReason::BadParameter, message).field(field)
+}
+
+/// What is wrong with an input, where it fails the whole call because it is all of it.
+#[must_use]
+pub fn of_input(error: ItemError) -> Refusal {
+    refusal(Code::InvalidArgument, reason(error.reason), error.message)
 }
 
 /// What a failure of the engine means for the whole call.
@@ -53,16 +59,20 @@ pub(crate) fn to_item(refusal: &Refusal) -> pb::ItemError {
 }
 
 /// An item's failure as it stands in a response.
-pub(crate) fn of_item(error: engine::ItemError) -> pb::ItemError {
-    let reason = match error.reason {
+pub(crate) fn of_item(error: ItemError) -> pb::ItemError {
+    pb::ItemError { reason: reason(error.reason).into(), message: error.message }
+}
+
+fn reason(reason: Reason) -> ErrorReason {
+    match reason {
         Reason::Empty => ErrorReason::EmptyInput,
         Reason::TooLong => ErrorReason::InputTooLong,
         Reason::TooLarge => ErrorReason::InputTooLarge,
         Reason::BadImage => ErrorReason::BadImage,
         Reason::UnsupportedImage => ErrorReason::UnsupportedImage,
         Reason::BadParameter => ErrorReason::BadParameter,
+        Reason::ContentNotFound => ErrorReason::ContentNotFound,
         Reason::Engine => ErrorReason::Engine,
         Reason::Abandoned => ErrorReason::Deadline,
-    };
-    pb::ItemError { reason: reason.into(), message: error.message }
+    }
 }

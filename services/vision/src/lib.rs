@@ -3,11 +3,16 @@
 mod config;
 mod parse;
 mod service;
+mod upload;
 
 use std::sync::Arc;
 
+use chassis::{
+    content::{ContentMetrics, Contents},
+    units::bytes,
+};
 use engine::ImageModel;
-use host::{Error, Host, Service};
+use host::{Error, Service};
 use proto::vision::v1::vision_service_server::VisionServiceServer;
 use tonic::service::Routes;
 
@@ -21,16 +26,19 @@ use crate::service::Vision;
 /// When certificates, models or ports cannot be used.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
+    let contents = Contents::new(bytes(settings.limits.content_bytes_max), bytes(settings.limits.uploads_bytes_max));
+    let contents = Arc::new(contents);
     let service = Service {
+        metrics: vec![Box::new(ContentMetrics(Arc::clone(&contents)))],
         load: Box::new(move |files| ImageModel::load(files, limits)),
         services: &["tamis.vision.v1.VisionService"],
         methods: &["tamis.vision.v1.VisionService/ClassifyImages", "tamis.vision.v1.VisionService/EmbedImages"],
-        routes,
+        routes: Box::new(move |host, message_bytes_max| routes(Vision { host, contents, limits }, message_bytes_max)),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await
 }
 
-fn routes(host: Arc<Host<ImageModel>>, limit: usize) -> Routes {
-    let service = VisionServiceServer::new(Vision { host });
+fn routes(vision: Vision, limit: usize) -> Routes {
+    let service = VisionServiceServer::new(vision);
     Routes::new(service.max_decoding_message_size(limit).max_encoding_message_size(limit))
 }

@@ -1,5 +1,6 @@
 //! Requests as values that cannot be wrong.
 
+use chassis::content::{Contents, Digest};
 use engine::{Crop, ImageInput, ImageOutputKind, ImageSource, ItemError, PixelFormat, RawImage, Reason};
 use proto::vision::v1::{self as pb, image_input::Source};
 
@@ -11,11 +12,34 @@ pub(crate) fn input(image: pb::ImageInput, output: ImageOutputKind) -> Result<Im
             let (width, height, pixels) = (raw.width, raw.height, raw.pixels);
             ImageSource::Raw(RawImage { width, height, format: pixel_format(raw.format)?, pixels })
         }
-        Some(Source::Digest(_)) => return Err(ItemError::new(Reason::BadParameter, "digests are not taken yet")),
-        None => return Err(ItemError::new(Reason::Empty, "the image has no source; set `encoded` or `raw`")),
+        Some(Source::Digest(digest)) => return Err(unresolved(&digest)),
+        None => return Err(ItemError::new(Reason::Empty, "the image has no source; set `encoded`, `raw` or `digest`")),
     };
     let crop = |b: pb::BoundingBox| Crop { x_min: b.x_min, y_min: b.y_min, x_max: b.x_max, y_max: b.y_max };
     Ok(ImageInput { source, crop: image.crop.map(crop), output })
+}
+
+/// The images with the content of digests in their place, by reference. Digests that find nothing stay.
+pub(crate) fn resolve(mut images: Vec<pb::ImageInput>, contents: &Contents) -> Vec<pb::ImageInput> {
+    for image in &mut images {
+        if let Some(Source::Digest(digest)) = &image.source
+            && let Ok(digest) = digest.parse()
+            && let Some(bytes) = contents.find(&digest)
+        {
+            image.source = Some(Source::Encoded(bytes));
+        }
+    }
+    images
+}
+
+fn unresolved(digest: &str) -> ItemError {
+    match digest.parse::<Digest>() {
+        Ok(digest) => {
+            let message = format!("there is no content {digest}, not any more or never; upload it with UploadImage");
+            ItemError::new(Reason::ContentNotFound, message)
+        }
+        Err(malformed) => ItemError::new(Reason::BadParameter, malformed.to_string()),
+    }
 }
 
 fn pixel_format(value: i32) -> Result<PixelFormat, ItemError> {
@@ -42,6 +66,9 @@ pub(crate) fn input_bytes(images: &[pb::ImageInput]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use chassis::content::Content;
+    use tonic::codegen::Bytes;
+
     use super::*;
 
     #[test]
@@ -49,6 +76,28 @@ mod tests {
         let raw = pb::RawImage { width: 1, height: 1, format: 77, pixels: vec![0].into() };
         let image = pb::ImageInput { source: Some(Source::Raw(raw)), crop: None };
         assert_eq!(input(image, ImageOutputKind::Logits).unwrap_err().reason, Reason::UnsupportedImage);
+    }
+
+    #[test]
+    fn a_digest_stands_for_its_content_or_fails_its_item_alone() {
+        let contents = Contents::new(10_000, 0);
+        let bytes = Bytes::from_static(b"an image");
+        let digest = Digest::of(&bytes);
+        contents.keep(Content { digest, bytes: bytes.clone() });
+        let unknown = Digest::of(b"another").to_string();
+        let digests = [digest.to_string(), unknown, "sha256:12".into(), String::new()];
+        let image = |digest| pb::ImageInput { source: Some(Source::Digest(digest)), crop: None };
+        let images = resolve(digests.map(image).into(), &contents);
+        assert_eq!(input_bytes(&images), bytes.len() as u64);
+        let read = |image| match input(image, ImageOutputKind::Logits) {
+            Ok(input) => Ok(input.source),
+            Err(error) => Err(error.reason),
+        };
+        let mut read = images.into_iter().map(read);
+        let Some(Ok(ImageSource::Encoded(found))) = read.next() else { panic!("the content is not found") };
+        assert_eq!(found.as_ptr(), bytes.as_ptr(), "it is shared, not copied");
+        let refused: Vec<_> = read.map(Result::unwrap_err).collect();
+        assert_eq!(refused, [Reason::ContentNotFound, Reason::BadParameter, Reason::BadParameter]);
     }
 
     #[test]

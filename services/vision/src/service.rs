@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use chassis::refusal::Refusal;
-use engine::{ImageModel, ImageOutput, ImageOutputKind, normalize};
+use chassis::{content::Contents, refusal::Refusal};
+use engine::{ImageLimits, ImageModel, ImageOutput, ImageOutputKind, normalize};
 use host::{Call, Computed, Host, LabelChoice, Scored, Vector};
 use proto::{
     common::v1 as common,
     vision::v1::{self as pb, vision_service_server::VisionService},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::parse;
+use crate::{parse, upload};
 
 /// Labels of one image, unless the request says otherwise: nobody wants a thousand.
 const TOP_K: usize = 5;
@@ -19,6 +19,9 @@ const TOP_K: usize = 5;
 /// Answers `VisionService`.
 pub(crate) struct Vision {
     pub(crate) host: Arc<Host<ImageModel>>,
+    /// What UploadImage took.
+    pub(crate) contents: Arc<Contents>,
+    pub(crate) limits: ImageLimits,
 }
 
 #[tonic::async_trait]
@@ -38,6 +41,13 @@ impl VisionService for Vision {
         let call = Call::begin(request.extensions());
         self.embed(call, request.into_inner()).await.map_err(Refusal::into_status)
     }
+
+    async fn upload_image(
+        &self,
+        request: Request<Streaming<pb::UploadImageRequest>>,
+    ) -> Result<Response<pb::UploadImageResponse>, Status> {
+        upload::take(request.into_inner(), &self.contents, self.limits).await.map(Response::new)
+    }
 }
 
 impl Vision {
@@ -52,8 +62,9 @@ impl Vision {
         let choice = LabelChoice::parse(request.params.as_ref(), TOP_K)?;
         let (model, head) = self.host.catalog.select_labelling(selector)?;
 
-        let (items, input_bytes) = (request.images.len() as u64, parse::input_bytes(&request.images));
-        let inputs = request.images.into_iter().map(|image| parse::input(image, ImageOutputKind::Logits)).collect();
+        let images = parse::resolve(request.images, &self.contents);
+        let (items, input_bytes) = (images.len() as u64, parse::input_bytes(&images));
+        let inputs = images.into_iter().map(|image| parse::input(image, ImageOutputKind::Logits)).collect();
         let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
 
         let input_pixels = results.iter().flatten().map(|output| output.pixels).sum();
@@ -84,8 +95,9 @@ impl Vision {
         let space_id = info.space_id(unit);
         host::require_space(selector, &space_id)?;
 
-        let (items, input_bytes) = (request.images.len() as u64, parse::input_bytes(&request.images));
-        let inputs = request.images.into_iter().map(|image| parse::input(image, ImageOutputKind::Features)).collect();
+        let images = parse::resolve(request.images, &self.contents);
+        let (items, input_bytes) = (images.len() as u64, parse::input_bytes(&images));
+        let inputs = images.into_iter().map(|image| parse::input(image, ImageOutputKind::Features)).collect();
         let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
 
         let input_pixels = results.iter().flatten().map(|output| output.pixels).sum();

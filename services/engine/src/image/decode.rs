@@ -5,7 +5,7 @@ use std::io::Cursor;
 use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata::Orientation};
 use bytes::Bytes;
 
-use super::{ImageLimits, ImageSource, PixelFormat, RawImage, jpeg};
+use super::{Dimensions, ImageLimits, ImageSource, PixelFormat, RawImage, jpeg, region::upright};
 use crate::{ItemError, Reason};
 
 /// Decoded pixels as they are stored: not yet turned as the file says.
@@ -15,6 +15,15 @@ pub(super) struct Picture {
     pub(super) height: u32,
     /// Row-major, 3 bytes a pixel.
     pub(super) rgb: Bytes,
+    /// How to turn it upright.
+    pub(super) orientation: Orientation,
+}
+
+/// What a file says of itself before its pixels.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) width: u32,
+    pub(super) height: u32,
     /// How to turn it upright.
     pub(super) orientation: Orientation,
 }
@@ -30,7 +39,27 @@ pub(super) fn decode(source: &ImageSource, limits: &ImageLimits) -> Result<Pictu
     }
 }
 
+/// The size of a file's upright image, from its header.
+pub(super) fn dimensions(bytes: &[u8], limits: &ImageLimits) -> Result<Dimensions, ItemError> {
+    let header = match format(bytes, limits)? {
+        ImageFormat::Jpeg => jpeg::header(bytes, limits),
+        // What stands beside the pixels takes no more memory than the file may: a colour profile of a few bytes that
+        // inflates to hundreds of megabytes is passed over.
+        other => open(bytes, other, limits, limits.bytes_max as u64).map(|(_, header)| header),
+    }?;
+    let (width, height) = upright(header.width, header.height, header.orientation);
+    Ok(Dimensions { width, height })
+}
+
 fn decode_file(bytes: &[u8], limits: &ImageLimits) -> Result<Picture, ItemError> {
+    match format(bytes, limits)? {
+        ImageFormat::Jpeg => jpeg::decode(bytes, limits),
+        other => decode_other(bytes, other, limits),
+    }
+}
+
+/// The format of a file that is read here.
+fn format(bytes: &[u8], limits: &ImageLimits) -> Result<ImageFormat, ItemError> {
     if bytes.is_empty() {
         return Err(ItemError::new(Reason::Empty, "the image has no bytes"));
     }
@@ -39,17 +68,29 @@ fn decode_file(bytes: &[u8], limits: &ImageLimits) -> Result<Picture, ItemError>
         return Err(ItemError::new(Reason::TooLarge, message));
     }
     match ::image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, limits),
-        Ok(format @ (ImageFormat::Png | ImageFormat::WebP | ImageFormat::Gif)) => decode_other(bytes, format, limits),
+        Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP | ImageFormat::Gif)) => Ok(format),
         _ => Err(ItemError::new(Reason::UnsupportedImage, "the image is no JPEG, PNG, WebP or GIF file")),
     }
 }
 
 /// PNG, WebP, or the first frame of a GIF.
 fn decode_other(bytes: &[u8], format: ImageFormat, limits: &ImageLimits) -> Result<Picture, ItemError> {
+    let (decoder, header) = open(bytes, format, limits, limits.pixels_max.saturating_mul(PIXEL_BYTES_MAX))?;
+    let Header { width, height, orientation } = header;
+    let rgb = DynamicImage::from_decoder(decoder).map_err(refusal)?.into_rgb8().into_raw();
+    Ok(Picture { width, height, rgb: rgb.into(), orientation })
+}
+
+/// A decoder that has read the header, and takes no more than `memory_max` bytes of memory.
+fn open<'a>(
+    bytes: &'a [u8],
+    format: ImageFormat,
+    limits: &ImageLimits,
+    memory_max: u64,
+) -> Result<(impl ImageDecoder + 'a, Header), ItemError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut memory = Limits::no_limits();
-    memory.max_alloc = Some(limits.pixels_max.saturating_mul(PIXEL_BYTES_MAX));
+    memory.max_alloc = Some(memory_max);
     reader.limits(memory);
     // Reads the header only, so that a claim of more pixels than the limit costs nothing.
     let mut decoder = reader.into_decoder().map_err(refusal)?;
@@ -57,8 +98,7 @@ fn decode_other(bytes: &[u8], format: ImageFormat, limits: &ImageLimits) -> Resu
     limits.check_pixels(width, height)?;
     // Metadata that cannot be read is no reason to refuse pixels that can.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let rgb = DynamicImage::from_decoder(decoder).map_err(refusal)?.into_rgb8().into_raw();
-    Ok(Picture { width, height, rgb: rgb.into(), orientation })
+    Ok((decoder, Header { width, height, orientation }))
 }
 
 fn refusal(error: ImageError) -> ItemError {
@@ -123,7 +163,7 @@ mod tests {
     use ::image::{GenericImageView, ImageBuffer, Luma, Rgb, Rgba};
 
     use super::*;
-    use crate::image::samples::{LIMITS, encoded, photo, with_png_size};
+    use crate::image::samples::{LIMITS, encoded, exif, photo, with_png_size, with_segment};
 
     fn file(bytes: &[u8]) -> Result<Picture, ItemError> {
         decode(&ImageSource::Encoded(Bytes::copy_from_slice(bytes)), &LIMITS)
@@ -146,6 +186,47 @@ mod tests {
             assert_eq!((picture.width, picture.height), (31, 17));
             assert_eq!(picture.rgb, photo.as_bytes(), "{format:?}");
         }
+    }
+
+    #[test]
+    fn the_size_is_read_without_the_pixels() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
+            let bytes = encoded(&photo(31, 17), format);
+            let size = Dimensions::read(&bytes, &LIMITS).unwrap();
+            assert_eq!((size.width, size.height), (31, 17), "{format:?}");
+        }
+        let turned =
+            with_segment(&encoded(&photo(31, 17), ImageFormat::Jpeg), 0xe1, &[&b"Exif\0\0"[..], &exif(6)].concat());
+        let size = Dimensions::read(&turned, &LIMITS).unwrap();
+        assert_eq!((size.width, size.height), (17, 31), "upright");
+    }
+
+    #[test]
+    fn a_file_whose_header_is_no_images_has_no_size() {
+        let png = encoded(&photo(8, 8), ImageFormat::Png);
+        for (bytes, reason) in [
+            (&b""[..], Reason::Empty),
+            (b"hello", Reason::UnsupportedImage),
+            (&png[..20], Reason::BadImage),
+            (b"GIF89a", Reason::BadImage),
+            (b"RIFF\x04\0\0\0WEBP", Reason::BadImage),
+            (b"\xff\xd8\xff\xd9", Reason::BadImage),
+            (&with_png_size(&png, 20_000, 20_000), Reason::TooLarge),
+            (&vec![0; LIMITS.bytes_max + 1], Reason::TooLarge),
+        ] {
+            let error = Dimensions::read(bytes, &LIMITS).unwrap_err();
+            assert_eq!(error.reason, reason, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_colour_profile_that_inflates_is_passed_over() {
+        let mut bytes = Vec::new();
+        let mut encoder = ::image::codecs::png::PngEncoder::new(&mut bytes);
+        ::image::ImageEncoder::set_icc_profile(&mut encoder, vec![0; 2 * LIMITS.bytes_max]).unwrap();
+        photo(4, 4).write_with_encoder(encoder).unwrap();
+        assert!(bytes.len() < 10_000 && file(&bytes).is_ok(), "{} bytes", bytes.len());
+        assert!(Dimensions::read(&bytes, &LIMITS).is_ok_and(|size| size.width == 4));
     }
 
     #[test]

@@ -11,18 +11,38 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use super::{ImageLimits, decode::Picture};
+use super::{
+    ImageLimits,
+    decode::{Header, Picture},
+};
 use crate::{ItemError, Reason};
 
 /// Decodes a file that begins as a JPEG does.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Picture, ItemError> {
-    // Lenient while headers are read: cameras leave odd bytes between segments, which harm nobody.
-    let options = DecoderOptions::default()
+    let (mut decoder, header) = open(bytes, limits)?;
+    let Header { width, height, orientation } = header;
+    decoder.set_options(options().set_strict_mode(true));
+    let mut rgb = vec![0; width as usize * height as usize * 3];
+    decoder.decode_into(&mut rgb).map_err(refusal)?;
+    Ok(Picture { width, height, rgb: rgb.into(), orientation })
+}
+
+/// Reads what stands before the pixels.
+pub(super) fn header(bytes: &[u8], limits: &ImageLimits) -> Result<Header, ItemError> {
+    open(bytes, limits).map(|(_, header)| header)
+}
+
+/// Lenient while headers are read: cameras leave odd bytes between segments, which harm nobody.
+fn options() -> DecoderOptions {
+    DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::MAX) // the limit is on the product, and checked below
         .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+}
+
+fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<(JpegDecoder<ZCursor<&'a [u8]>>, Header), ItemError> {
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options());
     decoder.decode_headers().map_err(refusal)?;
     let Some(info) = decoder.info() else {
         return Err(ItemError::new(Reason::BadImage, "the JPEG has no size"));
@@ -33,11 +53,8 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Picture, Item
         return Err(ItemError::new(Reason::BadImage, "the JPEG is truncated"));
     }
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-
-    decoder.set_options(options.set_strict_mode(true));
-    let mut rgb = vec![0; width as usize * height as usize * 3];
-    decoder.decode_into(&mut rgb).map_err(refusal)?;
-    Ok(Picture { width, height, rgb: rgb.into(), orientation: orientation.unwrap_or(Orientation::NoTransforms) })
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    Ok((decoder, Header { width, height, orientation }))
 }
 
 fn refusal(error: DecodeErrors) -> ItemError {
