@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -44,7 +43,7 @@ pub(crate) enum Message {
     /// All of it, to be sent as often as needed.
     Held(Replay),
     /// A stream, which can be sent once.
-    Passing(Incoming),
+    Passing(RequestBody),
 }
 
 /// A call and how it is going.
@@ -84,7 +83,7 @@ impl<'a> Call<'a> {
         let (mut next, mut answer) = (Next::Anywhere, None);
         let (replay, mut body) = match message {
             Message::Held(replay) => (Some(replay), None),
-            Message::Passing(body) => (None, Some(RequestBody::Pass(body))),
+            Message::Passing(body) => (None, Some(body)),
         };
         loop {
             let again = replay.as_ref().map(|replay| RequestBody::Replay(replay.body()));

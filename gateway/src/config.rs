@@ -38,6 +38,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// How much it holds in memory so that calls can be tried again.
     pub hold: HoldSettings,
+    /// What it keeps of uploads.
+    pub content: ContentSettings,
     /// When calls are tried again.
     pub retry: RetrySettings,
     /// Its connections to replicas.
@@ -85,6 +87,22 @@ pub struct HoldSettings {
     /// Bytes of one reply that are held until its status is known; a longer one passes through from there on, and is lost
     /// if its replica is. Default 1MiB.
     pub reply_bytes_max: ByteSize,
+}
+
+/// Images that UploadImage took. The gateway puts them in the place of their digests, so that a digest works with every
+/// replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContentSettings {
+    /// Most memory of the images that are kept. Default 256MiB, at least 1MiB. Beyond: those unused the longest are
+    /// dropped; their digests work as long as the replica that a call goes to has them.
+    pub bytes_max: ByteSize,
+    /// Most memory of all uploads under way. Default 128MiB, at least 1MiB. Beyond: RESOURCE_EXHAUSTED, reason QUEUE_FULL.
+    pub uploads_bytes_max: ByteSize,
+    /// Largest request with images in the place of their digests, and the largest image that is taken, but for 64KiB. No
+    /// larger than hold.request_bytes_max, and no larger than the replicas' server.message_bytes_max should be. Default
+    /// 64MiB, at least 1MiB. Beyond: reason MESSAGE_TOO_LARGE for a request, INPUT_TOO_LARGE for an upload.
+    pub message_bytes_max: ByteSize,
 }
 
 /// When calls are tried again. Only calls that were not processed, or whose contract says that repeating does no harm.
@@ -165,6 +183,7 @@ impl chassis::config::Settings for Settings {
             tls: TlsSettings::defaults(),
             log: LogSettings::defaults(),
             hold: HoldSettings { request_bytes_max: ByteSize::mib(256), reply_bytes_max: ByteSize::mib(1) },
+            content: ContentSettings::defaults(),
             retry: RetrySettings::defaults(),
             connection: ConnectionSettings::defaults(),
             health: HealthSettings { retry_min: Span::millis(50), retry_max: Span::seconds(2) },
@@ -178,6 +197,7 @@ impl chassis::config::Settings for Settings {
         self.server.check(mistakes);
         self.tls.check(mistakes);
         self.log.check(mistakes);
+        self.content.check(mistakes);
         self.retry.check(mistakes);
         self.connection.check(mistakes);
         mistakes.require(self.workers <= 256, "workers", "must be at most 256");
@@ -265,6 +285,25 @@ impl ServiceSettings {
         mistakes.require(self.in_flight_max >= 1, &key("in_flight_max"), "must be at least 1");
         let often = self.resolve_interval >= Span::millis(100);
         mistakes.require(often, &key("resolve_interval"), "must be at least 100ms");
+    }
+}
+
+// === impl ContentSettings ===
+
+impl ContentSettings {
+    fn defaults() -> Self {
+        let [bytes_max, uploads_bytes_max, message_bytes_max] = [256, 128, 64].map(ByteSize::mib);
+        Self { bytes_max, uploads_bytes_max, message_bytes_max }
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) {
+        for (size, key) in [
+            (self.bytes_max, "content.bytes_max"),
+            (self.uploads_bytes_max, "content.uploads_bytes_max"),
+            (self.message_bytes_max, "content.message_bytes_max"),
+        ] {
+            mistakes.require(size >= ByteSize::mib(1), key, "must be at least 1MiB");
+        }
     }
 }
 
@@ -361,6 +400,7 @@ mod tests {
         refused("[retry]\nattempts_max = 0", "`retry.attempts_max`");
         refused("[fanout]\nsteps_max = 0", "`fanout.steps_max`");
         refused("[hold]\nrequest_bytes_max = '1MiB'", "`hold.request_bytes_max`");
+        refused("[content]\nbytes_max = '1B'", "`content.bytes_max`");
         refused("[[allow]]\nidentity = '*'\nmethods = []", "allow");
     }
 

@@ -52,7 +52,7 @@ impl Plan<'_> {
         let Picked { endpoint, outstanding } = picked;
         let (response, lease) = self.send(&endpoint, body).await?;
         let flight = Flight { upstream: Arc::clone(self.upstream), outstanding, work: self.work, _lease: lease };
-        match receive(response, self.method.shape, self.held_bytes_max).await {
+        match receive(response, self.method.reply, self.held_bytes_max).await {
             Ok(mut reply) if reply.is_whole() => {
                 flight.land(reply.take_report());
                 Ok((reply, None))

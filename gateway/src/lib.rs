@@ -18,6 +18,7 @@ mod balance;
 mod batch;
 mod call;
 mod config;
+mod content;
 mod contracts;
 mod cutoff;
 mod fanout;
@@ -44,7 +45,8 @@ mod worker;
 pub use self::{
     authorize::{Identities, Methods, Rule},
     config::{
-        ConnectionSettings, FanOutSettings, HealthSettings, HoldSettings, RetrySettings, ServiceSettings, Settings,
+        ConnectionSettings, ContentSettings, FanOutSettings, HealthSettings, HoldSettings, RetrySettings,
+        ServiceSettings, Settings,
     },
     gateway::{Bound, Error, bind, serve},
 };

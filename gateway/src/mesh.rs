@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use chassis::{readiness::Readiness, tls::Credentials, units::bytes};
+use chassis::{content::ContentMetrics, readiness::Readiness, tls::Credentials, units::bytes};
 use http::{Request, Response};
 use prometheus_client::registry::Registry;
 use proto::model::v1::model_service_server::ModelServiceServer;
@@ -18,6 +18,7 @@ use crate::{
     Error,
     call::Patience,
     config::{ServiceSettings, Settings},
+    content::Library,
     contracts::{Contracts, REFLECTION},
     fanout::{self, GATEWAY},
     health::{HEALTH, Health},
@@ -38,6 +39,8 @@ pub(crate) struct Mesh {
     pub(crate) unknown: Arc<MethodMetrics>,
     /// Memory for held requests.
     pub(crate) held: Arc<ByteBudget>,
+    /// Uploaded contents, for the digests that name them.
+    pub(crate) library: Library,
     /// Cancelled when the gateway begins to close connections.
     pub(crate) drain: CancellationToken,
     routes: Routes<Route>,
@@ -111,7 +114,11 @@ impl Mesh {
                 return Err(Error::Settings(message));
             }
         }
+        let library = Library::new(&settings);
+        let content_metrics = Box::new(ContentMetrics(Arc::clone(library.contents())));
+        registry.sub_registry_with_prefix("gateway").register_collector(content_metrics);
         let mesh = Self {
+            library,
             routes: contracts.routes(&targets, &metrics)?,
             unknown: Arc::new(MethodMetrics::unknown(&metrics)),
             metrics,

@@ -27,6 +27,10 @@ pub(crate) enum Refusal {
     UnknownMethod { path: String },
     /// The message is larger than any that would be taken.
     TooLarge { bytes: u64, bytes_max: u64 },
+    /// A request is too large once the contents that it names are in it.
+    ContentTooLarge { bytes: u64, bytes_max: u64 },
+    /// An upload is larger than any that a request could name.
+    UploadTooLarge { bytes_max: usize },
     /// Too much is in flight already.
     Full { what: &'static str, max: usize },
     /// No replica became ready in time.
@@ -108,6 +112,18 @@ impl Refusal {
             Self::TooLarge { bytes, bytes_max } => {
                 let message = format!("a message of {bytes} bytes is larger than {}", ByteSize(*bytes_max));
                 R::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+            }
+            Self::ContentTooLarge { bytes, bytes_max } => {
+                let message = format!(
+                    "with the images that its digests name the message has {bytes} bytes, more than {}; name fewer in a call",
+                    ByteSize(*bytes_max)
+                );
+                R::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+            }
+            Self::UploadTooLarge { bytes_max } => {
+                let message =
+                    format!("the image has more than {bytes_max} bytes, the most that a digest may stand for");
+                R::new(Code::InvalidArgument, "INPUT_TOO_LARGE", message).field("chunk")
             }
             Self::Full { what, max } => {
                 R::full(format!("there are {max} {what} already, the most there may be"), RETRY_AFTER)
@@ -196,6 +212,8 @@ mod tests {
             Refusal::NotAllowed { identity: "spiffe://t/a".parse().unwrap(), path: "/a.B/C".into() },
             Refusal::UnknownMethod { path: "/a.B/C".into() },
             Refusal::TooLarge { bytes: 2, bytes_max: 1 },
+            Refusal::ContentTooLarge { bytes: 2, bytes_max: 1 },
+            Refusal::UploadTooLarge { bytes_max: 1 },
             Refusal::Full { what: "calls in flight", max: 1 },
             Refusal::NoCapacity { service: "embedding".into() },
             Refusal::ReplicaLost { attempts: 3 },

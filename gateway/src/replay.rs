@@ -127,6 +127,21 @@ impl Replay {
         (whole.first() == Some(&0)).then(|| (whole.slice(PREFIX_BYTES..), self.reserved))
     }
 
+    /// A message in pieces, prefix included, counted as all held messages are.
+    pub(crate) fn of_pieces(
+        pieces: impl IntoIterator<Item = Bytes>,
+        budget: &Arc<ByteBudget>,
+    ) -> Result<Self, NotHeld> {
+        let mut holder = Holder::new(usize::MAX, budget);
+        pieces.into_iter().try_for_each(|piece| holder.add(piece))?;
+        holder.finish()
+    }
+
+    /// The message in the pieces in which it is held.
+    pub(crate) fn chunks(&self) -> &[Bytes] {
+        &self.chunks
+    }
+
     /// Bytes with the prefix.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -9,6 +9,8 @@ use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto, method_options::IdempotencyLevel};
 
+use crate::content::Use;
+
 /// Whether a call that may have been processed may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -37,7 +39,10 @@ pub(crate) struct Method {
     /// `Method`.
     pub(crate) name: Box<str>,
     pub(crate) shape: Shape,
+    /// Unary also for a stream of requests with one reply: it is held until its status is known.
+    pub(crate) reply: Shape,
     pub(crate) repeat: Repeat,
+    pub(crate) content: Option<Use>,
 }
 
 /// Every method of the given contracts.
@@ -75,14 +80,16 @@ impl Method {
         let path = PathAndQuery::try_from(path.clone()).map_err(|_| format!("`{path}` is not a path"))?;
         let idempotency = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
         Ok(Self {
-            path,
             service: Arc::clone(service),
             name: method.name().into(),
             shape: if method.client_streaming() || method.server_streaming() { Shape::Streaming } else { Shape::Unary },
+            reply: if method.server_streaming() { Shape::Streaming } else { Shape::Unary },
+            content: Use::of(path.as_str()),
             repeat: match idempotency {
                 Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent) => Repeat::Safe,
                 Some(IdempotencyLevel::IdempotencyUnknown) | None => Repeat::Unsafe,
             },
+            path,
         })
     }
 }
@@ -129,7 +136,10 @@ mod tests {
 
     #[test]
     fn streams_are_told_from_the_descriptor() {
-        assert_eq!(method("/grpc.health.v1.Health/Watch").shape, Shape::Streaming);
+        let watch = method("/grpc.health.v1.Health/Watch");
+        assert_eq!((watch.shape, watch.reply), (Shape::Streaming, Shape::Streaming));
+        let upload = method("/tamis.vision.v1.VisionService/UploadImage");
+        assert_eq!((upload.shape, upload.reply), (Shape::Streaming, Shape::Unary));
     }
 
     #[test]

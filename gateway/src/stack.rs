@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 use crate::{
     balance::Work,
     call::{Call, Message, Patience},
+    content::Use,
     cutoff::{Cutoff, Deadline},
     fanout,
     flight::{Flight, Plan},
@@ -29,7 +30,7 @@ use crate::{
     request,
     route::Shape,
     unary::Unary,
-    upstream::Upstream,
+    upstream::{RequestBody, Upstream},
 };
 
 /// Answers the calls of one connection.
@@ -140,7 +141,14 @@ impl Stack {
                 let (work, held_bytes_max) = (Work::new(units, 0), bytes(settings.hold.reply_bytes_max));
                 let plan = Plan { method, upstream, headers, deadline, work, worker, held_bytes_max };
                 let call = Call::new(plan, Patience::of(&settings.retry), &mesh.metrics);
-                call.run(Message::Passing(body)).await?
+                match (method.content == Some(Use::Uploads)).then(|| mesh.library.copy()) {
+                    None => call.run(Message::Passing(RequestBody::Pass(body))).await?,
+                    Some(copied) => {
+                        let answer = call.run(Message::Passing(RequestBody::Copy(copied.from(body)))).await?;
+                        copied.settle(&answer.0, mesh.library.contents())?;
+                        answer
+                    }
+                }
             }
             Shape::Unary => {
                 let bytes_max = bytes(settings.server.message_bytes_max);

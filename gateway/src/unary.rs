@@ -11,6 +11,7 @@ use http::HeaderMap;
 use crate::{
     balance::Work,
     call::{Call, Message, Patience},
+    content::Use,
     cutoff::Deadline,
     flight::{Flight, Plan},
     mesh::Mesh,
@@ -40,8 +41,11 @@ pub(crate) struct Unary<'a> {
 impl Unary<'_> {
     /// Carries the call, which has been admitted, to a replica and brings the reply; while more of that comes, the call
     /// holds the flight.
-    pub(crate) async fn carry(&self, message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
+    pub(crate) async fn carry(&self, mut message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
         let settings = &self.mesh.settings;
+        if self.method.content == Some(Use::Names) {
+            message = self.mesh.library.resolve(message, &self.mesh.held)?;
+        }
         let plan = Plan {
             method: self.method,
             upstream: self.upstream,

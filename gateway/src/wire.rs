@@ -66,6 +66,20 @@ fn field(rest: &mut Bytes) -> Result<Field, prost::DecodeError> {
     Ok(Field { number, kind, whole, content })
 }
 
+/// The flag and the length that stand before a message that is not compressed; `None` if it is too long for any.
+pub(crate) fn prefix(length: usize) -> Option<Bytes> {
+    let [a, b, c, d] = u32::try_from(length).ok()?.to_be_bytes();
+    Some(Bytes::copy_from_slice(&[0, a, b, c, d]))
+}
+
+/// The key and the length that stand before the content of a length-delimited field.
+pub(crate) fn head(number: u32, length: usize) -> Bytes {
+    let mut head = BytesMut::new();
+    encode_key(number, WireType::LengthDelimited, &mut head);
+    encode_varint(length as u64, &mut head);
+    head.freeze()
+}
+
 /// Appends a length-delimited field: text, bytes or a message.
 pub(crate) fn put_content(message: &mut BytesMut, number: u32, content: &[u8]) {
     encode_key(number, WireType::LengthDelimited, message);

@@ -33,7 +33,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Endpoint;
-use crate::{config::ConnectionSettings, replay::ReplayBody};
+use crate::{config::ConnectionSettings, content::Copying, replay::ReplayBody};
 
 /// Memory for what peers send: the connection's window is the sum of its streams', so that a few replies that nobody
 /// reads cannot starve the others on a shared connection.
@@ -74,6 +74,8 @@ pub(crate) enum RequestBody {
     Replay(ReplayBody),
     /// Whatever the client sends, as it comes.
     Pass(Incoming),
+    /// The same, copied as it passes.
+    Copy(Copying),
 }
 
 /// The task of a connection.
@@ -266,6 +268,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Replay(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Pass(body) => Pin::new(body).poll_frame(cx),
+            Self::Copy(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -273,6 +276,7 @@ impl Body for RequestBody {
         match self {
             Self::Replay(body) => body.is_end_stream(),
             Self::Pass(body) => body.is_end_stream(),
+            Self::Copy(body) => body.is_end_stream(),
         }
     }
 
@@ -280,6 +284,7 @@ impl Body for RequestBody {
         match self {
             Self::Replay(body) => body.size_hint(),
             Self::Pass(body) => body.size_hint(),
+            Self::Copy(body) => body.size_hint(),
         }
     }
 }

@@ -1,0 +1,203 @@
+//! Makes a digest work with every replica: the gateway keeps a copy of what a replica took by UploadImage, and puts the
+//! bytes in the place of their digest before it sends a request.
+//!
+//! Which replica took an upload does not matter then, nor whether it still runs. Requests are taken apart no further than
+//! that, and one that names no digest is only looked over: keys and lengths, no byte of an image.
+
+mod upload;
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use chassis::{
+    content::{Contents, Digest},
+    units::bytes,
+};
+use prost::{
+    DecodeError,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
+
+pub(crate) use self::upload::{Copied, Copying};
+use crate::{
+    config::Settings,
+    refuse::Refusal,
+    replay::{ByteBudget, PREFIX_BYTES, Replay},
+    wire::{self, fields},
+};
+
+/// What a method has to do with contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Its request may name them.
+    Names,
+    /// It brings one.
+    Uploads,
+}
+
+const METHODS: [(&str, Use); 3] = [
+    ("/tamis.vision.v1.VisionService/ClassifyImages", Use::Names),
+    ("/tamis.vision.v1.VisionService/EmbedImages", Use::Names),
+    ("/tamis.vision.v1.VisionService/UploadImage", Use::Uploads),
+];
+
+/// `images` of both requests that name contents.
+const IMAGES: u32 = 2;
+/// `ImageInput.encoded`.
+const ENCODED: u32 = 1;
+/// `ImageInput.digest`.
+const DIGEST: u32 = 4;
+
+/// What surrounds the images of a request at the most: an upload that leaves less room than this could never be named.
+const SURROUNDINGS_BYTES: usize = 64 << 10;
+
+/// The contents that the gateway holds.
+pub(crate) struct Library {
+    contents: Arc<Contents>,
+    upload_bytes_max: usize,
+    message_bytes_max: usize,
+}
+
+// === impl Use ===
+
+impl Use {
+    /// That of the method at a path.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        METHODS.iter().find(|(method, _)| *method == path).map(|(_, role)| *role)
+    }
+}
+
+// === impl Library ===
+
+impl Library {
+    /// An empty one within the bounds of the settings.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let content = &settings.content;
+        let (kept, uploads) = (bytes(content.bytes_max), bytes(content.uploads_bytes_max));
+        let message_bytes_max = bytes(content.message_bytes_max).min(bytes(settings.hold.request_bytes_max));
+        let upload_bytes_max = message_bytes_max.min(kept).min(uploads).saturating_sub(SURROUNDINGS_BYTES);
+        Self { contents: Arc::new(Contents::new(kept, uploads)), upload_bytes_max, message_bytes_max }
+    }
+
+    /// What it holds.
+    pub(crate) fn contents(&self) -> &Arc<Contents> {
+        &self.contents
+    }
+
+    /// A copy of an upload on its way to a replica.
+    pub(crate) fn copy(&self) -> Copied {
+        Copied::new(self.contents.upload(self.upload_bytes_max))
+    }
+
+    /// A request with the images in the place of those digests that are known here. A replica answers for the others.
+    pub(crate) fn resolve(&self, request: Replay, held: &Arc<ByteBudget>) -> Result<Replay, Refusal> {
+        let compressed = request.chunks().iter().find(|chunk| !chunk.is_empty()).is_none_or(|chunk| chunk[0] != 0);
+        if compressed || !names_digest(Pieces::behind_prefix(request.chunks())).unwrap_or(false) {
+            return Ok(request);
+        }
+        let message = Bytes::from(request.chunks().concat()).slice(PREFIX_BYTES..);
+        let Some(message) = inline(message, |digest| self.contents.find(digest)) else { return Ok(request) };
+        let length: usize = message.iter().map(Bytes::len).sum();
+        let too_large = Refusal::ContentTooLarge { bytes: length as u64, bytes_max: self.message_bytes_max as u64 };
+        if length > self.message_bytes_max {
+            return Err(too_large);
+        }
+        let prefix = wire::prefix(length).ok_or(too_large)?;
+        let pieces = std::iter::once(prefix).chain(message);
+        Replay::of_pieces(pieces, held).map_err(|not_held| not_held.into_refusal(self.message_bytes_max))
+    }
+}
+
+/// A request with the bytes that `find` has in the place of their digests, in pieces that share the memory of both; `None`
+/// if it has none of them, or if this is no request.
+pub(crate) fn inline(message: Bytes, find: impl Fn(&Digest) -> Option<Bytes>) -> Option<Vec<Bytes>> {
+    replace(message, IMAGES, |image| {
+        let image = replace(image, DIGEST, |digest| {
+            let digest = std::str::from_utf8(&digest).ok()?.parse().ok()?;
+            Some((ENCODED, vec![find(&digest)?]))
+        })?;
+        Some((IMAGES, image))
+    })
+}
+
+/// A message with another field in the place of those of a number for which `other` has one.
+fn replace(message: Bytes, number: u32, other: impl Fn(Bytes) -> Option<(u32, Vec<Bytes>)>) -> Option<Vec<Bytes>> {
+    let (mut pieces, mut replaced) = (Vec::new(), false);
+    for field in fields(message) {
+        let field = field.ok()?;
+        let eligible = field.number == number && field.kind == WireType::LengthDelimited;
+        match eligible.then(|| other(field.content)).flatten() {
+            Some((number, content)) => {
+                replaced = true;
+                pieces.push(wire::head(number, content.iter().map(Bytes::len).sum()));
+                pieces.extend(content);
+            }
+            None => pieces.push(field.whole),
+        }
+    }
+    replaced.then_some(pieces)
+}
+
+/// Whether a request names a digest, known or not.
+fn names_digest(mut message: impl Buf) -> Result<bool, DecodeError> {
+    while message.has_remaining() {
+        let (number, kind) = decode_key(&mut message)?;
+        if (number, kind) != (IMAGES, WireType::LengthDelimited) {
+            skip_field(kind, number, &mut message, DecodeContext::default())?;
+            continue;
+        }
+        let length = usize::try_from(decode_varint(&mut message)?).unwrap_or(usize::MAX);
+        let Some(behind) = message.remaining().checked_sub(length) else { return Ok(false) };
+        while message.remaining() > behind {
+            let (number, kind) = decode_key(&mut message)?;
+            if (number, kind) == (DIGEST, WireType::LengthDelimited) {
+                return Ok(true);
+            }
+            skip_field(kind, number, &mut message, DecodeContext::default())?;
+        }
+    }
+    Ok(false)
+}
+
+/// A message that lies in pieces, read without being joined.
+struct Pieces<'a> {
+    pieces: &'a [Bytes],
+    /// In the first piece.
+    at: usize,
+    remaining: usize,
+}
+
+// === impl Pieces ===
+
+impl<'a> Pieces<'a> {
+    fn behind_prefix(pieces: &'a [Bytes]) -> Self {
+        let mut pieces = Self { pieces, at: 0, remaining: pieces.iter().map(Bytes::len).sum() };
+        pieces.advance(PREFIX_BYTES.min(pieces.remaining));
+        pieces
+    }
+}
+
+impl Buf for Pieces<'_> {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.first().map_or(&[], |piece| &piece[self.at..])
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining, "{count} of {} bytes", self.remaining);
+        self.remaining -= count;
+        self.at += count;
+        // Also over empty pieces: a chunk is empty at the end only.
+        while let Some((first, rest)) = self.pieces.split_first()
+            && self.at >= first.len()
+        {
+            (self.at, self.pieces) = (self.at - first.len(), rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
