@@ -9,7 +9,11 @@
 use std::cmp::Ordering;
 
 use bytes::{Bytes, BytesMut};
-use prost::{Message as _, bytes::Buf as _, encoding::WireType};
+use prost::{
+    Message as _,
+    bytes::Buf,
+    encoding::{DecodeContext, WireType, decode_key, skip_field},
+};
 use proto::common::v1 as pb;
 
 use crate::wire::{self, Field, Malformed, put_content, put_number};
@@ -146,15 +150,25 @@ pub(crate) fn of(path: &str) -> Option<&'static Batch> {
 }
 
 impl Batch {
+    /// How many items a request has: keys and lengths are read, no item.
+    ///
+    /// # Errors
+    /// When the request is no message.
+    pub(crate) fn items(&self, mut request: impl Buf) -> Result<usize, Malformed> {
+        let mut items = 0;
+        while request.has_remaining() {
+            let (number, kind) = decode_key(&mut request)?;
+            skip_field(kind, number, &mut request, DecodeContext::default())?;
+            items += usize::from(number == self.items);
+        }
+        Ok(items)
+    }
+
     /// The batch in pieces of nearly equal size, at most `items_max` items each; `None` if it is one piece as it is.
     ///
     /// # Errors
     /// When the request is no message.
     pub(crate) fn split(&self, request: &Bytes, items_max: usize) -> Result<Option<Split>, Malformed> {
-        // An item has two bytes at least: most requests need no look.
-        if request.len() / 2 <= items_max {
-            return Ok(None);
-        }
         let (mut common, mut items, mut top_n) = (BytesMut::new(), Vec::new(), usize::MAX);
         for field in wire::fields(request.clone()) {
             let field = field?;
@@ -163,7 +177,7 @@ impl Batch {
                 continue;
             }
             if matches!(self.order, Order::Score { top_n } if top_n == field.number) {
-                top_n = number(&field).try_into().unwrap_or(usize::MAX);
+                top_n = field.value().unwrap_or_default().try_into().unwrap_or(usize::MAX);
             }
             common.extend_from_slice(&field.whole);
         }
@@ -247,7 +261,7 @@ impl Joined {
         for part in wire::fields(field.content.clone()) {
             let part = part?;
             match (part.number, part.kind) {
-                (INDEX, WireType::Varint) => index = number(&part),
+                (INDEX, WireType::Varint) => index = part.value().unwrap_or_default(),
                 (SCORE, WireType::ThirtyTwoBit) => score = float(&part),
                 _ => {}
             }
@@ -313,12 +327,7 @@ impl Joined {
     }
 }
 
-/// The value of a varint field, whose key takes one byte: all of them have small numbers.
-fn number(field: &Field) -> u64 {
-    prost::encoding::decode_varint(&mut field.whole.slice(1..)).unwrap_or_default()
-}
-
-/// The value of a float field.
+/// The value of a float field, whose key takes one byte as well.
 fn float(field: &Field) -> Option<f32> {
     let mut value = field.whole.slice(1..);
     (value.len() == 4).then(|| value.get_f32_le())

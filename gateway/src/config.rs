@@ -75,6 +75,11 @@ pub struct ServiceSettings {
     pub spiffe_id: String,
     /// Most calls in flight to all its replicas together. Default 4096. Beyond: RESOURCE_EXHAUSTED, reason QUEUE_FULL.
     pub in_flight_max: usize,
+    /// Most items of a call that one replica gets at once, 1 to 65536; a larger batch is cut into pieces, which its
+    /// replicas share. Not above the replicas' own `batch_items_max`. Default 64.
+    pub split_items: usize,
+    /// Most items of a call, 1 to 1048576. Default 8192. Beyond: INVALID_ARGUMENT, reason TOO_MANY_ITEMS.
+    pub batch_items_max: usize,
 }
 
 /// How much is held in memory. Beyond these, calls are refused or no longer tried again; they are never cut.
@@ -249,6 +254,8 @@ impl ServiceSettings {
             resolve_interval: Span::seconds(5),
             spiffe_id: String::new(),
             in_flight_max: 4096,
+            split_items: 64,
+            batch_items_max: 8192,
         }
     }
 
@@ -283,6 +290,10 @@ impl ServiceSettings {
             mistakes.require(false, &key("spiffe_id"), error);
         }
         mistakes.require(self.in_flight_max >= 1, &key("in_flight_max"), "must be at least 1");
+        let split = (1..=65_536).contains(&self.split_items);
+        mistakes.require(split, &key("split_items"), "must lie between 1 and 65536");
+        let batch = (1..=1 << 20).contains(&self.batch_items_max);
+        mistakes.require(batch, &key("batch_items_max"), "must lie between 1 and 1048576");
         let often = self.resolve_interval >= Span::millis(100);
         mistakes.require(often, &key("resolve_interval"), "must be at least 100ms");
     }
@@ -402,6 +413,8 @@ mod tests {
         refused("[hold]\nrequest_bytes_max = '1MiB'", "`hold.request_bytes_max`");
         refused("[content]\nbytes_max = '1B'", "`content.bytes_max`");
         refused("[[allow]]\nidentity = '*'\nmethods = []", "allow");
+        refused("[services.b]\nserves = ['x.Y']\nsplit_items = 0", "`services.b.split_items`");
+        refused("[services.b]\nserves = ['x.Y']\nbatch_items_max = 0", "`services.b.batch_items_max`");
     }
 
     #[test]

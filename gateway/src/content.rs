@@ -91,8 +91,8 @@ impl Library {
 
     /// A request with the images in the place of those digests that are known here. A replica answers for the others.
     pub(crate) fn resolve(&self, request: Replay, held: &Arc<ByteBudget>) -> Result<Replay, Refusal> {
-        let compressed = request.chunks().iter().find(|chunk| !chunk.is_empty()).is_none_or(|chunk| chunk[0] != 0);
-        if compressed || !names_digest(Pieces::behind_prefix(request.chunks())).unwrap_or(false) {
+        let named = request.reader().is_some_and(|message| names_digest(message).unwrap_or(false));
+        if !named {
             return Ok(request);
         }
         let message = Bytes::from(request.chunks().concat()).slice(PREFIX_BYTES..);
@@ -157,46 +157,6 @@ fn names_digest(mut message: impl Buf) -> Result<bool, DecodeError> {
         }
     }
     Ok(false)
-}
-
-/// A message that lies in pieces, read without being joined.
-struct Pieces<'a> {
-    pieces: &'a [Bytes],
-    /// In the first piece.
-    at: usize,
-    remaining: usize,
-}
-
-// === impl Pieces ===
-
-impl<'a> Pieces<'a> {
-    fn behind_prefix(pieces: &'a [Bytes]) -> Self {
-        let mut pieces = Self { pieces, at: 0, remaining: pieces.iter().map(Bytes::len).sum() };
-        pieces.advance(PREFIX_BYTES.min(pieces.remaining));
-        pieces
-    }
-}
-
-impl Buf for Pieces<'_> {
-    fn remaining(&self) -> usize {
-        self.remaining
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.pieces.first().map_or(&[], |piece| &piece[self.at..])
-    }
-
-    fn advance(&mut self, count: usize) {
-        assert!(count <= self.remaining, "{count} of {} bytes", self.remaining);
-        self.remaining -= count;
-        self.at += count;
-        // Also over empty pieces: a chunk is empty at the end only.
-        while let Some((first, rest)) = self.pieces.split_first()
-            && self.at >= first.len()
-        {
-            (self.at, self.pieces) = (self.at - first.len(), rest);
-        }
-    }
 }
 
 #[cfg(test)]

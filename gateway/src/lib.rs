@@ -36,6 +36,7 @@ mod reply;
 mod request;
 mod retry;
 mod route;
+mod split;
 mod stack;
 mod unary;
 mod upstream;

@@ -166,7 +166,7 @@ fn resolution(
     let dialer = Dialer::new(connector, &settings.connection);
     let retries = Budget::new(settings.retry.budget_max, settings.retry.budget_ratio);
     Ok(Resolution {
-        upstream: Arc::new(Upstream::new(name, dialer, retries, service.in_flight_max)),
+        upstream: Arc::new(Upstream::new(name, dialer, retries, service)),
         replicas: service.replicas().map_err(broken)?,
         health: settings.health.clone(),
         workers: settings.worker_count(),

@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
     ContentTooLarge { bytes: u64, bytes_max: u64 },
     /// An upload is larger than any that a request could name.
     UploadTooLarge { bytes_max: usize },
+    /// A batch of more items than any that would be taken.
+    TooManyItems { items: usize, items_max: usize },
     /// Too much is in flight already.
     Full { what: &'static str, max: usize },
     /// No replica became ready in time.
@@ -125,6 +127,10 @@ impl Refusal {
                     format!("the image has more than {bytes_max} bytes, the most that a digest may stand for");
                 R::new(Code::InvalidArgument, "INPUT_TOO_LARGE", message).field("chunk")
             }
+            Self::TooManyItems { items, items_max } => {
+                let message = format!("the call has {items} items, at most {items_max} are taken; send several calls");
+                R::new(Code::InvalidArgument, "TOO_MANY_ITEMS", message)
+            }
             Self::Full { what, max } => {
                 R::full(format!("there are {max} {what} already, the most there may be"), RETRY_AFTER)
             }
@@ -214,6 +220,7 @@ mod tests {
             Refusal::TooLarge { bytes: 2, bytes_max: 1 },
             Refusal::ContentTooLarge { bytes: 2, bytes_max: 1 },
             Refusal::UploadTooLarge { bytes_max: 1 },
+            Refusal::TooManyItems { items: 2, items_max: 1 },
             Refusal::Full { what: "calls in flight", max: 1 },
             Refusal::NoCapacity { service: "embedding".into() },
             Refusal::ReplicaLost { attempts: 3 },

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
@@ -142,6 +142,11 @@ impl Replay {
         &self.chunks
     }
 
+    /// Reads the message, without its prefix, where it lies; `None` if it is compressed.
+    pub(crate) fn reader(&self) -> Option<Reader<'_>> {
+        Reader::behind_prefix(&self.chunks)
+    }
+
     /// Bytes with the prefix.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -150,6 +155,49 @@ impl Replay {
     /// A body that sends it.
     pub(crate) fn body(&self) -> ReplayBody {
         ReplayBody { replay: self.clone(), sent: 0, sent_bytes: 0 }
+    }
+}
+
+/// A message that lies in pieces, read without being joined.
+pub(crate) struct Reader<'a> {
+    chunks: &'a [Bytes],
+    /// In the first piece.
+    at: usize,
+    remaining: usize,
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    pub(crate) fn behind_prefix(chunks: &'a [Bytes]) -> Option<Self> {
+        let mut reader = Self { chunks, at: 0, remaining: chunks.iter().map(Bytes::len).sum() };
+        // Passes over empty pieces.
+        reader.advance(0);
+        let plain = reader.try_get_u8() == Ok(0);
+        reader.advance((PREFIX_BYTES - 1).min(reader.remaining));
+        plain.then_some(reader)
+    }
+}
+
+impl Buf for Reader<'_> {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.chunks.first().map_or(&[], |chunk| &chunk[self.at..])
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining, "{count} of {} bytes", self.remaining);
+        self.remaining -= count;
+        self.at += count;
+        // Also over empty pieces: a chunk is empty at the end only.
+        while let Some((first, rest)) = self.chunks.split_first()
+            && self.at >= first.len()
+        {
+            (self.at, self.chunks) = (self.at - first.len(), rest);
+        }
     }
 }
 

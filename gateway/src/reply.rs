@@ -120,6 +120,11 @@ impl Reply {
         Self { head: own_head(), frames, rest: Rest::Trailers(Some(ok_trailers())) }
     }
 
+    /// A reply that is nothing but its end.
+    pub(crate) fn ended(trailers: HeaderMap) -> Self {
+        Self { head: own_head(), frames: Vec::new(), rest: Rest::Trailers(Some(trailers)) }
+    }
+
     /// A streaming reply of the gateway's own. The body ends with trailers.
     pub(crate) fn stream(body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static) -> Self {
         Self { head: own_head(), frames: Vec::new(), rest: Rest::Local(tonic::body::Body::new(body)) }
@@ -163,9 +168,8 @@ impl Reply {
     /// The message of a whole reply with status OK, for the gateway itself, without its prefix. A compressed one is not
     /// understood, and not sent to those who did not say that they accept it.
     pub(crate) fn message(&self) -> Option<Bytes> {
-        let all = Bytes::from(self.frames.concat());
-        let whole = self.is_whole() && self.failure().is_none() && all.first() == Some(&0) && all.len() >= PREFIX_BYTES;
-        whole.then(|| all.slice(PREFIX_BYTES..))
+        let whole = self.is_whole() && self.failure().is_none();
+        whole.then(|| message(&self.frames)).flatten()
     }
 
     /// Reads the reply to its end: its DATA frames and its trailers. `keep` is asked before a frame is kept.
@@ -225,6 +229,12 @@ fn own_head() -> Parts {
     let mut response = Response::new(());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response.into_parts().0
+}
+
+/// The message in the frames of a reply, without its prefix; `None` if it is compressed or cut short.
+pub(crate) fn message(frames: &[Bytes]) -> Option<Bytes> {
+    let all = Bytes::from(frames.concat());
+    (all.first() == Some(&0) && all.len() >= PREFIX_BYTES).then(|| all.slice(PREFIX_BYTES..))
 }
 
 /// The end of a reply that is OK.

@@ -9,7 +9,10 @@ use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto, method_options::IdempotencyLevel};
 
-use crate::content::Use;
+use crate::{
+    batch::{self, Batch},
+    content::Use,
+};
 
 /// Whether a call that may have been processed may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) struct Method {
     pub(crate) reply: Shape,
     pub(crate) repeat: Repeat,
     pub(crate) content: Option<Use>,
+    /// How its batches are written, if it takes any.
+    pub(crate) batch: Option<&'static Batch>,
 }
 
 /// Every method of the given contracts.
@@ -85,6 +90,7 @@ impl Method {
             shape: if method.client_streaming() || method.server_streaming() { Shape::Streaming } else { Shape::Unary },
             reply: if method.server_streaming() { Shape::Streaming } else { Shape::Unary },
             content: Use::of(path.as_str()),
+            batch: batch::of(path.as_str()),
             repeat: match idempotency {
                 Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent) => Repeat::Safe,
                 Some(IdempotencyLevel::IdempotencyUnknown) | None => Repeat::Unsafe,

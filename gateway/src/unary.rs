@@ -20,6 +20,8 @@ use crate::{
     replay::Replay,
     reply::Reply,
     route::Method,
+    split,
+    stack::within,
     upstream::Upstream,
 };
 
@@ -42,16 +44,24 @@ impl Unary<'_> {
     /// Carries the call, which has been admitted, to a replica and brings the reply; while more of that comes, the call
     /// holds the flight.
     pub(crate) async fn carry(&self, mut message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
-        let settings = &self.mesh.settings;
         if self.method.content == Some(Use::Names) {
             message = self.mesh.library.resolve(message, &self.mesh.held)?;
         }
+        match split::split(self, &message)? {
+            None => self.send(message, self.units).await,
+            Some(batch) => within(self.deadline, batch.carry()).await?.map(|reply| (reply, None)),
+        }
+    }
+
+    /// Sends it as it is.
+    pub(crate) async fn send(&self, message: Replay, units: Option<u32>) -> Result<(Reply, Option<Flight>), Refusal> {
+        let settings = &self.mesh.settings;
         let plan = Plan {
             method: self.method,
             upstream: self.upstream,
             headers: self.headers,
             deadline: self.deadline,
-            work: Work::new(self.units, message.bytes()),
+            work: Work::new(units, message.bytes()),
             worker: self.worker,
             held_bytes_max: bytes(settings.hold.reply_bytes_max),
         };

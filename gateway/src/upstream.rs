@@ -24,6 +24,7 @@ pub(crate) use self::{
 };
 use crate::{
     balance::{Outstanding, Speed, Work, least_work},
+    config::ServiceSettings,
     refuse::Refusal,
     retry::{Budget, Next},
 };
@@ -45,6 +46,17 @@ pub(crate) struct Upstream {
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
     rotation: AtomicUsize,
+    /// Bounds of its batches.
+    pub(crate) batches: BatchBounds,
+}
+
+/// How many items a call may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchBounds {
+    /// For one replica at once.
+    pub(crate) split_items: usize,
+    /// In all.
+    pub(crate) items_max: usize,
 }
 
 /// A call that the service has been charged with.
@@ -61,7 +73,8 @@ pub(crate) struct InFlight(Arc<AtomicUsize>);
 
 impl Upstream {
     /// A service without replicas.
-    pub(crate) fn new(name: &str, dialer: Dialer, retries: Budget, in_flight_max: usize) -> Self {
+    pub(crate) fn new(name: &str, dialer: Dialer, retries: Budget, settings: &ServiceSettings) -> Self {
+        let ServiceSettings { in_flight_max, split_items, batch_items_max, .. } = *settings;
         Self {
             name: name.into(),
             endpoints: ArcSwap::default(),
@@ -72,6 +85,7 @@ impl Upstream {
             in_flight: Arc::default(),
             in_flight_max,
             rotation: AtomicUsize::new(0),
+            batches: BatchBounds { split_items, items_max: batch_items_max },
         }
     }
 

@@ -56,6 +56,7 @@ proptest! {
     #[test]
     fn a_split_batch_is_answered_as_a_whole_one(texts in 1usize..60, items_max in 1usize..20) {
         let (batch, request) = (of(EMBED).unwrap(), embed_request(texts));
+        prop_assert_eq!(batch.items(bytes(&request)).unwrap(), texts);
         let split = batch.split(&bytes(&request), items_max).unwrap();
         prop_assert_eq!(split.is_some(), texts > items_max);
         let Some(split) = split else { return Ok(()) };
@@ -127,6 +128,7 @@ fn what_fits_is_not_taken_apart() {
 fn what_is_no_message_is_refused() {
     let garbage = Bytes::from(vec![0xff; 4096]);
     assert!(of(EMBED).unwrap().split(&garbage, 4).is_err());
+    assert!(of(EMBED).unwrap().items(garbage).is_err());
 }
 
 #[test]

@@ -3,6 +3,7 @@ use prost::Message as _;
 use proto::vision::v1::{self as pb, image_input::Source};
 
 use super::*;
+use crate::replay::Reader;
 
 fn image(source: Source) -> pb::ImageInput {
     let crop = pb::BoundingBox { x_min: 0.1, y_min: 0.2, x_max: 0.3, y_max: 0.4 };
@@ -151,7 +152,7 @@ proptest! {
         let ends = cuts.iter().copied().chain([whole.len()]);
         let pieces: Vec<_> =
             std::iter::once(0).chain(cuts.iter().copied()).zip(ends).map(|(a, b)| whole.slice(a..b)).collect();
-        let seen = names_digest(Pieces::behind_prefix(&pieces)).unwrap();
+        let seen = names_digest(Reader::behind_prefix(&pieces).unwrap()).unwrap();
         prop_assert_eq!(seen, sources.iter().any(|source| matches!(source, Source::Digest(_))));
     }
 

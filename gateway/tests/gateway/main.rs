@@ -4,6 +4,7 @@
 
 mod answers;
 mod balancing;
+mod batches;
 mod certificates;
 mod client;
 mod deadlines;

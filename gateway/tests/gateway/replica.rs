@@ -21,7 +21,10 @@ use tonic_health::{
 };
 use tower::ServiceExt as _;
 
-use crate::certificates::{self, REPLICA};
+use crate::{
+    certificates::{self, REPLICA},
+    client::framed,
+};
 
 /// A call as the replica saw it.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub(crate) enum Do {
     EchoAfter(Arc<Semaphore>),
     /// Answers with this message.
     Reply(Bytes),
+    /// Answers with what this makes of the request.
+    Answer(fn(&[u8]) -> Vec<u8>),
     /// Answers with a status in trailers, after a message.
     Status(&'static [(&'static str, &'static str)]),
     /// Answers with a status in the headers.
@@ -182,6 +187,10 @@ impl Script {
                 (&[], message, Some(&[("grpc-status", "0")][..]))
             }
             Do::Reply(message) => (&[], message, Some(&[("grpc-status", "0")][..])),
+            Do::Answer(answer) => {
+                let reply = answer(message.get(5..).unwrap_or_default());
+                (&[], framed(&reply), Some(&[("grpc-status", "0")][..]))
+            }
             Do::Status(status) => (&[], Bytes::from_static(b"\0\0\0\0\0"), Some(status)),
             Do::Refuse(status) => {
                 drop(guard);
