@@ -204,13 +204,14 @@ impl Origin {
     }
 }
 
-/// Models by name. Where several services have one, it serves the methods of all.
+/// Models by name, then revision. Where several services have one, it serves the methods of all.
 fn merge(models: impl IntoIterator<Item = pb::Model>) -> Vec<pb::Model> {
-    let mut merged = BTreeMap::<String, pb::Model>::new();
+    let mut merged = BTreeMap::<(String, String), pb::Model>::new();
     for model in models {
-        match merged.get_mut(&model.name) {
+        let key = (model.name.clone(), model.revision.clone());
+        match merged.get_mut(&key) {
             Some(first) => first.methods.extend(model.methods),
-            None => _ = merged.insert(model.name.clone(), model),
+            None => _ = merged.insert(key, model),
         }
     }
     merged.into_values().collect()
@@ -227,13 +228,17 @@ fn page_size(wanted: i32) -> Result<usize, Refusal> {
     }
 }
 
-/// One page of the models, which are ordered by name. The token is the last name of the page before: a model that comes or
-/// goes between two pages shifts no other.
+/// One page of the models, which are ordered by name, then revision. The token is the last of the page before: a model that
+/// comes or goes between two pages shifts no other.
 fn page(models: Vec<pb::Model>, page_max: usize, token: &str) -> pb::ListModelsResponse {
-    let mut rest = models.into_iter().filter(|model| model.name.as_str() > token || token.is_empty()).peekable();
+    // No name has a blank.
+    let after = token.split_once(' ').unwrap_or((token, ""));
+    let is_after = |model: &pb::Model| (model.name.as_str(), model.revision.as_str()) > after || token.is_empty();
+    let mut rest = models.into_iter().filter(is_after).peekable();
     let models: Vec<_> = rest.by_ref().take(page_max).collect();
     let more = rest.peek().and(models.last());
-    pb::ListModelsResponse { next_page_token: more.map(|model| model.name.clone()).unwrap_or_default(), models }
+    let next_page_token = more.map(|model| format!("{} {}", model.name, model.revision)).unwrap_or_default();
+    pb::ListModelsResponse { next_page_token, models }
 }
 
 #[cfg(test)]
@@ -253,6 +258,17 @@ mod tests {
         let merged = merge([model("b", "x"), model("a", "x"), model("b", "y")]);
         assert_eq!(names(&merged), ["a", "b"]);
         assert_eq!(merged[1].methods, ["x", "y"]);
+    }
+
+    #[test]
+    fn revisions_of_one_name_are_listed_each_and_paged_one_by_one() {
+        let revision = |revision: &str| pb::Model { revision: revision.into(), ..model("a", "x") };
+        let all = || merge([revision("2"), revision("1"), revision("2")]);
+        assert_eq!(all().len(), 2);
+        let first = page(all(), 1, "");
+        let second = page(all(), 1, &first.next_page_token);
+        assert_eq!((first.models[0].revision.as_str(), second.models[0].revision.as_str()), ("1", "2"));
+        assert!(second.next_page_token.is_empty());
     }
 
     #[test]

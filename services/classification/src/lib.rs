@@ -32,7 +32,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     let service = Service {
         load: Box::new(load),
         services: &["tamis.classification.v1.ClassificationService"],
-        methods: &["tamis.classification.v1.ClassificationService/Classify"],
+        methods: &[service::CLASSIFY],
         metrics: Vec::new(),
         routes: Box::new(routes),
     };

@@ -13,6 +13,9 @@ use tonic::{Request, Response, Status};
 
 use crate::parse;
 
+/// Full name of the method.
+pub(crate) const CLASSIFY: &str = "tamis.classification.v1.ClassificationService/Classify";
+
 /// Answers `ClassificationService`.
 pub(crate) struct Classification {
     pub(crate) host: Arc<Host<TextModel>>,
@@ -36,11 +39,12 @@ impl Classification {
         self.host.check_items("inputs", request.inputs.len())?;
         host::refuse_space(selector)?;
         let choice = LabelChoice::parse(request.params.as_ref(), usize::MAX)?;
-        let (model, head) = self.host.catalog.select_labelling(selector)?;
+        let model = self.host.catalog.select(selector, CLASSIFY)?;
+        let head = host::labelling(&*model)?;
 
         let (items, input_bytes) = (request.inputs.len() as u64, parse::input_bytes(&request.inputs));
         let inputs = request.inputs.into_iter().map(|input| Ok(parse::input(input))).collect();
-        let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
+        let Computed { results, cost, spent } = self.host.compute(&model, inputs, call, options).await?;
 
         let input_tokens = results.iter().flatten().map(|output| u64::from(output.tokens)).sum();
         let scored =

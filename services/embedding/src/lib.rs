@@ -26,7 +26,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     let service = Service {
         load: Box::new(move |files| TextModel::load(files, limits)),
         services: &["tamis.embedding.v1.EmbeddingService"],
-        methods: &["tamis.embedding.v1.EmbeddingService/Embed", "tamis.embedding.v1.EmbeddingService/EmbedStream"],
+        methods: &[service::EMBED, service::EMBED_STREAM],
         metrics: Vec::new(),
         routes: Box::new(routes),
     };

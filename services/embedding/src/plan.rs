@@ -21,16 +21,17 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(
         host: &Host<TextModel>,
+        method: &str,
         selector: Option<&common::ModelSelector>,
         params: Option<&pb::EmbedParams>,
     ) -> Result<Self, Refusal> {
         let params = Params::parse(params)?;
-        let model = host.catalog.select(selector)?;
+        let model = host.catalog.select(selector, method)?;
         let info = model.info();
         let unit = params.normalize.unwrap_or(info.normalize_default);
         let space_id = info.space_id(unit);
         host::require_space(selector, &space_id)?;
-        Ok(Self { model: Arc::clone(model), params, space_id, unit })
+        Ok(Self { model, params, space_id, unit })
     }
 
     pub(crate) fn inputs(&self, inputs: Vec<pb::EmbedInput>) -> Vec<Result<TextInput, ItemError>> {

@@ -13,6 +13,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{parse, plan::Plan, stream};
 
+/// Full name of the method.
+pub(crate) const EMBED: &str = "tamis.embedding.v1.EmbeddingService/Embed";
+/// Full name of the method.
+pub(crate) const EMBED_STREAM: &str = "tamis.embedding.v1.EmbeddingService/EmbedStream";
+
 /// Answers `EmbeddingService`.
 pub(crate) struct Embedding {
     pub(crate) host: Arc<Host<TextModel>>,
@@ -38,7 +43,7 @@ impl Embedding {
     async fn answer(&self, call: Call, request: pb::EmbedRequest) -> Result<Response<pb::EmbedResponse>, Refusal> {
         let options = request.options.as_ref();
         self.host.check_items("inputs", request.inputs.len())?;
-        let plan = Plan::new(&self.host, request.model.as_ref(), request.params.as_ref())?;
+        let plan = Plan::new(&self.host, EMBED, request.model.as_ref(), request.params.as_ref())?;
 
         let (items, input_bytes) = (request.inputs.len() as u64, parse::input_bytes(&request.inputs));
         let inputs = plan.inputs(request.inputs);

@@ -13,7 +13,7 @@ use proto::{
     embedding::v1::{self as pb, embed_stream_request::Message as Wire},
 };
 
-use crate::plan::Plan;
+use crate::{plan::Plan, service::EMBED_STREAM};
 
 /// Embeds the batches of one stream.
 pub(crate) struct Stream {
@@ -34,7 +34,7 @@ pub(crate) fn read(request: pb::EmbedStreamRequest) -> Option<Message<pb::EmbedS
 pub(crate) fn open(host: Arc<Host<TextModel>>, config: pb::EmbedStreamConfig) -> Result<Opened<Stream>, Refusal> {
     let pb::EmbedStreamConfig { model, params, options, unordered } = config;
     host::check_options(options.as_ref())?;
-    let plan = Plan::new(&host, model.as_ref(), params.as_ref())?;
+    let plan = Plan::new(&host, EMBED_STREAM, model.as_ref(), params.as_ref())?;
     Ok(Opened { batches: Stream { host, plan, options }, unordered })
 }
 

@@ -1,13 +1,22 @@
 //! The models of a process, and how a call selects one.
+//!
+//! What is loaded, and which names stand for what, is one immutable snapshot. A call reads it once and keeps the model
+//! that it found; a change puts another snapshot in its place. So readers never wait, and a change is seen whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod snapshot;
+#[cfg(test)]
+mod tests;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use chassis::refusal::Refusal;
 use engine::{Head, ImageModel, Model, ModelInfo, TextModel};
 use proto::common::v1::{self as pb, ErrorReason};
 use tonic::Code;
 
-use crate::status::refusal;
+pub(crate) use self::snapshot::{Key, Room, Snapshot};
+use crate::{self_test, status::refusal};
 
 /// A model that a service can host.
 pub trait Hosted: Model {
@@ -15,6 +24,17 @@ pub trait Hosted: Model {
     fn info(&self) -> &ModelInfo;
     /// What turns its outputs into labels; `None` if it gives none.
     fn head(&self) -> Option<&Head>;
+    /// Whether it serves this method, by its full name `tamis.embedding.v1.EmbeddingService/Embed`. Default: it serves
+    /// every method of its service.
+    fn serves(&self, method: &str) -> bool {
+        let _ = method;
+        true
+    }
+    /// Computes a small fixed input, which also warms it up: twice the same finite numbers, as many as there should be.
+    ///
+    /// # Errors
+    /// When it does not; in words.
+    fn self_test(&self) -> Result<(), String>;
 }
 
 impl Hosted for TextModel {
@@ -23,6 +43,9 @@ impl Hosted for TextModel {
     }
     fn head(&self) -> Option<&Head> {
         self.head()
+    }
+    fn self_test(&self) -> Result<(), String> {
+        self_test::text(self)
     }
 }
 
@@ -33,76 +56,106 @@ impl Hosted for ImageModel {
     fn head(&self) -> Option<&Head> {
         Some(self.head())
     }
+    fn self_test(&self) -> Result<(), String> {
+        self_test::image(self)
+    }
 }
 
-/// The loaded models by name.
-pub struct Catalog<M> {
-    models: BTreeMap<String, Arc<M>>,
-    default: String,
-}
+/// The loaded models, which may change at any time.
+pub struct Catalog<M>(ArcSwap<Snapshot<M>>);
 
 impl<M: Hosted> Catalog<M> {
-    /// The models in the order of the configuration: the first is the default.
+    /// No models yet. The names of the configuration say, in their order, which of them is the default.
     #[must_use]
-    pub fn new(models: Vec<M>) -> Self {
-        let default = models.first().map(|model| model.info().name.to_string()).unwrap_or_default();
-        let named = |model: M| (model.info().name.to_string(), Arc::new(model));
-        Self { models: models.into_iter().map(named).collect(), default }
+    pub(crate) fn new(configured: Vec<String>) -> Self {
+        Self(ArcSwap::from_pointee(Snapshot::new(configured)))
     }
 
-    /// All models, ordered by name.
-    pub fn models(&self) -> impl Iterator<Item = &M> {
-        self.models.values().map(AsRef::as_ref)
-    }
-
-    /// The model of this name.
-    ///
-    /// # Errors
-    /// NOT_FOUND when no loaded model has it.
-    pub fn find(&self, name: &str) -> Result<&Arc<M>, Refusal> {
-        self.models.get(name).ok_or_else(|| {
-            let names: Vec<_> = self.models.keys().map(String::as_str).collect();
-            let shown: String = name.chars().take(128).collect();
-            let message = format!("no loaded model is named `{shown}`; there are: {}", names.join(", "));
-            refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("model.model")
-        })
-    }
-
-    /// Whether it answers calls that select no model.
+    /// What is loaded now.
     #[must_use]
-    pub fn is_default(&self, name: &str) -> bool {
-        self.default == name
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot<M>> {
+        self.0.load_full()
     }
 
-    /// The model that a call selects, in the revision that it insists on.
+    /// Puts a snapshot in the place of the one before, which comes back. Calls that begin from now on see it.
+    pub(crate) fn publish(&self, snapshot: Arc<Snapshot<M>>) -> Arc<Snapshot<M>> {
+        self.0.swap(snapshot)
+    }
+
+    /// The model that a call of this method selects, in the revision that it insists on. It stays loaded for as long as
+    /// the call holds it.
     ///
     /// # Errors
     /// MODEL_NOT_FOUND or REVISION_MISMATCH.
-    pub fn select(&self, selector: Option<&pb::ModelSelector>) -> Result<&Arc<M>, Refusal> {
+    pub fn select(&self, selector: Option<&pb::ModelSelector>, method: &str) -> Result<Arc<M>, Refusal> {
         let (name, revision) = selector.map_or(("", ""), |s| (s.model.as_str(), s.revision.as_str()));
-        let model = self.find(if name.is_empty() { &self.default } else { name })?;
-        let loaded = model.info().revision.to_string();
-        if revision.is_empty() || revision == loaded {
-            return Ok(model);
+        let snapshot = self.0.load();
+        let serves = |model: &&Arc<M>| model.serves(method);
+        if !revision.is_empty() {
+            return snapshot.pinned(name, revision, method).cloned();
         }
-        let message = format!("{} is loaded in revision {loaded}, which is not the one asked for", model.info().name);
-        Err(refusal(Code::FailedPrecondition, ErrorReason::RevisionMismatch, message).field("model.revision"))
+        if name.is_empty() {
+            let model = snapshot.default_model(|model| model.serves(method));
+            return model.cloned().ok_or_else(|| {
+                let message = format!("no loaded model serves {method} by default; name one of those that are loaded");
+                not_found(message)
+            });
+        }
+        let (_, model) = snapshot.standing(name).ok_or_else(|| snapshot.unknown(name))?;
+        Some(model).filter(serves).cloned().ok_or_else(|| not_found(does_not_serve(&**model, method)))
     }
 }
 
-impl<M: Hosted> Catalog<M> {
-    /// The model that a call selects, and its head.
-    ///
-    /// # Errors
-    /// As [`Catalog::select`]; also MODEL_NOT_FOUND where the model gives no labels.
-    pub fn select_labelling(&self, selector: Option<&pb::ModelSelector>) -> Result<(&Arc<M>, &Head), Refusal> {
-        let model = self.select(selector)?;
-        let head = model.head().ok_or_else(|| {
-            let message = format!("{} gives no labels", model.info().name);
-            refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("model.model")
-        })?;
-        Ok((model, head))
+impl<M: Hosted> Snapshot<M> {
+    /// The loaded model of exactly this revision. Equal revisions compute the same function, so any that has it will do,
+    /// whatever the name stands for by now.
+    fn pinned(&self, name: &str, revision: &str, method: &str) -> Result<&Arc<M>, Refusal> {
+        if !name.is_empty() && !self.knows(name) {
+            return Err(self.unknown(name));
+        }
+        let of_revision = || self.models().filter(|(key, _)| key.revision == revision);
+        let mut candidates: Vec<_> = of_revision().collect();
+        candidates.sort_by_key(|(key, _)| key.name != name);
+        if let Some((_, model)) = candidates.iter().find(|(_, model)| model.serves(method)) {
+            return Ok(model);
+        }
+        if let Some((_, model)) = candidates.first() {
+            return Err(not_found(does_not_serve(&***model, method)));
+        }
+        let standing = match name {
+            "" => self.default_model(|model| model.serves(method)),
+            name => self.standing(name).map(|(_, model)| model),
+        };
+        let message = match standing.map(|model| model.info()) {
+            Some(info) => {
+                format!("{} is loaded in revision {}, which is not the one asked for", info.name, info.revision)
+            }
+            None => "the revision asked for is not loaded".to_owned(),
+        };
+        Err(refusal(Code::FailedPrecondition, ErrorReason::RevisionMismatch, message).field("model.revision"))
     }
+
+    /// Whether a model answers calls that select none, of one of these methods at least.
+    pub(crate) fn is_default(&self, model: &Arc<M>, methods: &[&str]) -> bool {
+        let default = |method: &&str| self.default_model(|model| model.serves(method));
+        methods.iter().filter_map(default).any(|default| Arc::ptr_eq(default, model))
+    }
+}
+
+fn not_found(message: String) -> Refusal {
+    refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("model.model")
+}
+
+fn does_not_serve<M: Hosted>(model: &M, method: &str) -> String {
+    format!("{} does not serve {method}", model.info().name)
+}
+
+/// What turns a model's outputs into labels.
+///
+/// # Errors
+/// MODEL_NOT_FOUND where it gives none.
+pub fn labelling<M: Hosted>(model: &M) -> Result<&Head, Refusal> {
+    model.head().ok_or_else(|| not_found(format!("{} gives no labels", model.info().name)))
 }
 
 /// Refuses a call whose vectors would lie in another space than the one that it insists on.

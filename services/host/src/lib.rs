@@ -4,13 +4,16 @@
 //! into inputs, [`Host::compute`]s them, and writes the reply. Loading, selection, scheduling, accounting, `ModelService`
 //! and the translation of errors are here.
 
+mod admin;
 mod call;
 mod catalog;
 mod labels;
 mod limits;
+mod model_metrics;
 mod models;
 mod pool_metrics;
 mod run;
+mod self_test;
 mod settings;
 mod status;
 pub mod stream;
@@ -18,7 +21,7 @@ mod vector;
 
 pub use self::{
     call::{Call, Computed, Spent, check_options, model_info},
-    catalog::{Catalog, Hosted, refuse_space, require_space},
+    catalog::{Catalog, Hosted, labelling, refuse_space, require_space},
     labels::{LabelChoice, Scored, results as label_results},
     limits::TextSettings,
     run::{Error, Loader, Service, serve},

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use chassis::refusal::Refusal;
-use engine::ModelInfo;
 use proto::model::v1::{self as pb, model_service_server::ModelService};
 use tonic::{Request, Response, Status};
 
-use crate::{Host, Hosted, bad_parameter};
+use crate::{
+    Host, Hosted, bad_parameter,
+    catalog::{Key, Snapshot},
+};
 
 /// Models of one page, unless the request says otherwise.
 const PAGE_DEFAULT: usize = 100;
+/// Between name and revision in a page token; no name has one.
+const TOKEN_SEPARATOR: char = ' ';
 
 /// Answers for a host.
 pub(crate) struct Models<M: Hosted> {
     pub(crate) host: Arc<Host<M>>,
-    /// Methods for every model.
+    /// Methods of the service.
     pub(crate) methods: &'static [&'static str],
 }
 
@@ -27,19 +31,20 @@ impl<M: Hosted> ModelService for Models<M> {
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
         let request = request.into_inner();
         let size = page_size(request.page_size).map_err(Refusal::into_status)?;
-        // A page token is the last name of the page before: it stays right when models come and go.
-        let mut models: Vec<_> = self
-            .host
-            .catalog
-            .models()
-            .filter(|model| model.info().name.as_str() > request.page_token.as_str())
-            .take(size + 1)
-            .map(|model| self.describe(model.info()))
-            .collect();
+        let snapshot = self.host.catalog.snapshot();
+        let mut models: Vec<_> = snapshot.models().collect();
+        models.sort_by_key(|(key, _)| *key);
+        // A page token is the last model of the page before: it stays right when models come and go.
+        let token = request.page_token.as_str();
+        let (name, revision) = token.split_once(TOKEN_SEPARATOR).unwrap_or((token, ""));
+        models.retain(|(key, _)| (key.name.as_str(), key.revision.as_str()) > (name, revision));
         let more = models.len() > size;
         models.truncate(size);
-        let next_page_token = models.last().filter(|_| more).map(|model| model.name.clone()).unwrap_or_default();
-        Ok(Response::new(pb::ListModelsResponse { models, next_page_token }))
+        let last =
+            models.last().filter(|_| more).map(|(key, _)| format!("{}{TOKEN_SEPARATOR}{}", key.name, key.revision));
+        let describe = |model| describe(&self.host, self.methods, &snapshot, model);
+        let models = models.into_iter().map(describe).collect();
+        Ok(Response::new(pb::ListModelsResponse { models, next_page_token: last.unwrap_or_default() }))
     }
 
     async fn get_model(&self, request: Request<pb::GetModelRequest>) -> Result<Response<pb::GetModelResponse>, Status> {
@@ -47,33 +52,43 @@ impl<M: Hosted> ModelService for Models<M> {
         if name.is_empty() {
             return Err(bad_parameter("name", "name is empty; ListModels has the names").into_status());
         }
-        let model = self.host.catalog.find(&name).map_err(|refusal| refusal.field("name").into_status())?;
-        Ok(Response::new(pb::GetModelResponse { model: Some(self.describe(model.info())) }))
+        let snapshot = self.host.catalog.snapshot();
+        // A model whose name stands for nothing is there for those that pin its revision.
+        let found = snapshot.standing(&name).or_else(|| snapshot.latest(&name));
+        let model = found.ok_or_else(|| snapshot.unknown(&name).field("name").into_status())?;
+        let model = describe(&self.host, self.methods, &snapshot, model);
+        Ok(Response::new(pb::GetModelResponse { model: Some(model) }))
     }
 }
 
-impl<M: Hosted> Models<M> {
-    fn describe(&self, info: &ModelInfo) -> pb::Model {
-        let vectors = info.dimensions > 0;
-        pb::Model {
-            name: info.name.to_string(),
-            revision: info.revision.to_string(),
-            methods: self.methods.iter().map(|method| (*method).to_owned()).collect(),
-            is_default: self.host.catalog.is_default(info.name.as_str()),
-            max_batch_items: self.host.batch_items_max,
-            max_input_tokens: info.max_input_tokens,
-            dimensions: info.dimensions,
-            space_id: if vectors { info.space_id(info.normalize_default) } else { String::new() },
-            labels: info.labels.clone(),
-            file_digests: info.file_digests.clone().into_iter().collect(),
-            sources: info.sources.clone(),
-            licence: info.licence.clone(),
-            parameter_bytes: info.parameter_bytes,
-            loaded_at: Some(info.loaded_at.into()),
-            device: info.device.to_owned(),
-            dtype: info.dtype.to_owned(),
-            aliases: vec![info.name.to_string()],
-        }
+/// A loaded model as the contract has it.
+pub(crate) fn describe<M: Hosted>(
+    host: &Host<M>,
+    methods: &[&str],
+    snapshot: &Snapshot<M>,
+    (key, model): (&Key, &Arc<M>),
+) -> pb::Model {
+    let info = model.info();
+    let vectors = info.dimensions > 0;
+    let served = methods.iter().filter(|method| model.serves(method));
+    pb::Model {
+        name: key.name.clone(),
+        revision: key.revision.clone(),
+        methods: served.map(|method| (*method).to_owned()).collect(),
+        is_default: snapshot.is_default(model, methods),
+        max_batch_items: host.batch_items_max,
+        max_input_tokens: info.max_input_tokens,
+        dimensions: info.dimensions,
+        space_id: if vectors { info.space_id(info.normalize_default) } else { String::new() },
+        labels: info.labels.clone(),
+        file_digests: info.file_digests.clone().into_iter().collect(),
+        sources: info.sources.clone(),
+        licence: info.licence.clone(),
+        parameter_bytes: info.parameter_bytes,
+        loaded_at: Some(info.loaded_at.into()),
+        device: info.device.to_owned(),
+        dtype: info.dtype.to_owned(),
+        aliases: snapshot.aliases_of(key),
     }
 }
 

@@ -10,8 +10,17 @@ use serde::{Deserialize, Serialize};
 pub struct HostSettings {
     /// Folder of models and manifests. Default: `TAMIS_DATA_DIR`, else `tamis` in the user's data folder.
     pub data_dir: String,
-    /// Names of the models to load, 1 to 64; the first answers calls that select none.
+    /// Names of the models to load, 1 to `models_max`; the first answers calls that select none.
     pub models: Vec<String>,
+    /// Most revisions of models that are loaded at once, 1 to 256. Default 16. Beyond: LoadModel is refused with
+    /// RESOURCE_EXHAUSTED, reason QUEUE_FULL.
+    pub models_max: usize,
+    /// Most aliases, 1 to 4096. Default 64. Beyond: RESOURCE_EXHAUSTED, reason QUEUE_FULL.
+    pub aliases_max: usize,
+    /// File that what is loaded is written to after every change at run time, and read from at start instead of `models`:
+    /// a process that is started again has what it had. One that makes no sense is passed over, with a warning. Empty:
+    /// none, every start begins with `models`. Default: none.
+    pub state_file: String,
     /// Most items of one call, 1 to 65536. Default 1024 texts, 64 images. Beyond: INVALID_ARGUMENT, reason
     /// TOO_MANY_ITEMS.
     pub batch_items_max: u32,
@@ -37,6 +46,9 @@ impl HostSettings {
         Self {
             data_dir: String::new(),
             models: vec![model.to_owned()],
+            models_max: 16,
+            aliases_max: 64,
+            state_file: String::new(),
             batch_items_max,
             stream_batches_max: 8,
             allow: vec!["spiffe://tamis.local/gateway".to_owned()],
@@ -50,8 +62,10 @@ impl HostSettings {
     /// Bounds of the values.
     pub fn check(&self, mistakes: &mut Mistakes) {
         mistakes.require(!self.data_dir.is_empty(), "data_dir", "names no folder");
-        let models = (1..=64).contains(&self.models.len());
-        mistakes.require(models, "models", "must name 1 to 64 models");
+        let models = (1..=self.models_max).contains(&self.models.len());
+        mistakes.require(models, "models", "must name 1 to models_max models");
+        mistakes.require((1..=256).contains(&self.models_max), "models_max", "must lie between 1 and 256");
+        mistakes.require((1..=4096).contains(&self.aliases_max), "aliases_max", "must lie between 1 and 4096");
         let batch = (1..=65536).contains(&self.batch_items_max);
         mistakes.require(batch, "batch_items_max", "must lie between 1 and 65536");
         let stream = (1..=1024).contains(&self.stream_batches_max);

@@ -32,7 +32,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
         metrics: vec![Box::new(ContentMetrics(Arc::clone(&contents)))],
         load: Box::new(move |files| ImageModel::load(files, limits)),
         services: &["tamis.vision.v1.VisionService"],
-        methods: &["tamis.vision.v1.VisionService/ClassifyImages", "tamis.vision.v1.VisionService/EmbedImages"],
+        methods: &[service::CLASSIFY_IMAGES, service::EMBED_IMAGES],
         routes: Box::new(move |host, message_bytes_max| routes(Vision { host, contents, limits }, message_bytes_max)),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await

@@ -16,6 +16,10 @@ use crate::{parse, upload};
 /// Labels of one image, unless the request says otherwise: nobody wants a thousand.
 const TOP_K: usize = 5;
 
+/// Full names of the methods.
+pub(crate) const CLASSIFY_IMAGES: &str = "tamis.vision.v1.VisionService/ClassifyImages";
+pub(crate) const EMBED_IMAGES: &str = "tamis.vision.v1.VisionService/EmbedImages";
+
 /// Answers `VisionService`.
 pub(crate) struct Vision {
     pub(crate) host: Arc<Host<ImageModel>>,
@@ -60,12 +64,13 @@ impl Vision {
         self.host.check_items("images", request.images.len())?;
         host::refuse_space(selector)?;
         let choice = LabelChoice::parse(request.params.as_ref(), TOP_K)?;
-        let (model, head) = self.host.catalog.select_labelling(selector)?;
+        let model = self.host.catalog.select(selector, CLASSIFY_IMAGES)?;
+        let head = host::labelling(&*model)?;
 
         let images = parse::resolve(request.images, &self.contents);
         let (items, input_bytes) = (images.len() as u64, parse::input_bytes(&images));
         let inputs = images.into_iter().map(|image| parse::input(image, ImageOutputKind::Logits)).collect();
-        let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
+        let Computed { results, cost, spent } = self.host.compute(&model, inputs, call, options).await?;
 
         let input_pixels = results.iter().flatten().map(|output| output.pixels).sum();
         let scored = |output: ImageOutput| Scored { logits: output.values, tokens: 0, truncated: false };
@@ -89,7 +94,7 @@ impl Vision {
         self.host.check_items("images", request.images.len())?;
         let params = request.params.unwrap_or_default();
         let encoding = host::encoding(params.encoding)?;
-        let model = self.host.catalog.select(selector)?;
+        let model = self.host.catalog.select(selector, EMBED_IMAGES)?;
         let info = model.info();
         let unit = params.normalize.unwrap_or(true);
         let space_id = info.space_id(unit);
@@ -98,7 +103,7 @@ impl Vision {
         let images = parse::resolve(request.images, &self.contents);
         let (items, input_bytes) = (images.len() as u64, parse::input_bytes(&images));
         let inputs = images.into_iter().map(|image| parse::input(image, ImageOutputKind::Features)).collect();
-        let Computed { results, cost, spent } = self.host.compute(model, inputs, call, options).await?;
+        let Computed { results, cost, spent } = self.host.compute(&model, inputs, call, options).await?;
 
         let input_pixels = results.iter().flatten().map(|output| output.pixels).sum();
         let vector = |output: ImageOutput| {
