@@ -21,6 +21,7 @@ mod harness;
 mod health;
 mod identity;
 mod malformed;
+mod model_admin;
 mod models;
 mod reference;
 mod reflection;

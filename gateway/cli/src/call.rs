@@ -3,7 +3,7 @@
 mod classify;
 mod client;
 mod embed;
-mod failure;
+pub(crate) mod failure;
 mod labels;
 mod reply;
 mod see;

@@ -1,6 +1,8 @@
 //! `tamis models`: the models on this machine.
 
+mod admin;
 mod progress;
+mod replica;
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -27,6 +29,25 @@ pub(crate) enum Command {
     /// Read every byte of the models on this machine and compare it with what was pulled.
     #[command(after_help = "Examples:\n  tamis models verify\n  tamis models verify efficientnet-lite0")]
     Verify(Names),
+    /// Load a model into the running replicas of its service, without a restart.
+    ///
+    /// Each replica reads the manifest anew, checks the files, and tests the model before a name stands for it. Calls are
+    /// not disturbed. Replicas are changed one after the other; one that fails keeps what it had.
+    #[command(after_help = "Examples:\n  tamis models load my-model\n  tamis models load my-model --alias canary")]
+    Load(admin::LoadArgs),
+    /// Unload a model from the running replicas, once no call uses it any more.
+    #[command(after_help = "Examples:\n  tamis models unload my-model\n  \
+                            tamis models unload my-model --revision 1a9436147aa7")]
+    Unload(admin::UnloadArgs),
+    /// Let a name or an alias stand for a loaded model, in one step for all calls from then on.
+    #[command(
+        after_help = "Examples:\n  tamis models alias canary my-model\n  tamis models alias default my-model\n  \
+                            tamis models alias canary --drop --service embedding"
+    )]
+    Alias(admin::AliasArgs),
+    /// Show what every running replica has loaded.
+    #[command(after_help = "Examples:\n  tamis models loaded\n  tamis models loaded --service vision")]
+    Loaded(admin::LoadedArgs),
 }
 
 /// Which models.
@@ -50,6 +71,10 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
             }
         }
         Command::Verify(names) => verify(&store, &names)?,
+        Command::Load(args) => admin::load(&args, home)?,
+        Command::Unload(args) => admin::unload(&args, home)?,
+        Command::Alias(args) => admin::alias(&args, home)?,
+        Command::Loaded(args) => admin::loaded(&args, home)?,
     }
     Ok(())
 }

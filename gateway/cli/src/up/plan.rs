@@ -25,6 +25,8 @@ pub(crate) struct Planned {
     pub(crate) role: Role,
     pub(crate) config: PathBuf,
     pub(crate) announce: PathBuf,
+    /// What a service has loaded, for its next process; a mesh that is started anew begins with its configuration.
+    pub(crate) state: PathBuf,
     pub(crate) process: Process,
 }
 
@@ -42,12 +44,14 @@ impl Planned {
         ];
         let log = home.logs().join(format!("{name}.log"));
         let process = Process { name: name.to_owned(), program: program.to_owned(), arguments, log };
-        Self { role, config, announce: home.run().join(format!("{name}.announce.json")), process }
+        let file = |what: &str| home.run().join(format!("{name}.{what}.json"));
+        Self { role, config, announce: file("announce"), state: file("models"), process }
     }
 
-    /// Removes what a mesh before this one left: its log, and the announcement that would be taken for the new one's.
+    /// Removes what a mesh before this one left: its log, the announcement that would be taken for the new one's, and the
+    /// models that were loaded at its run time.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
-        for path in [&self.announce, &self.process.log] {
+        for path in [&self.announce, &self.state, &self.process.log] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("cannot remove {}", path.display()));
@@ -63,7 +67,8 @@ impl Planned {
     pub(crate) fn write_service(&self, at: Option<Addresses>) -> anyhow::Result<()> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let at = at.unwrap_or(Addresses { grpc: any, admin: any, health: any });
-        self.write(&Config { server: self.server(at), services: BTreeMap::new(), allow: Vec::new() })
+        let state_file = Some(self.state.as_path());
+        self.write(&Config { state_file, server: self.server(at), services: BTreeMap::new(), allow: Vec::new() })
     }
 
     /// Writes the gateway's configuration.
@@ -78,7 +83,7 @@ impl Planned {
             service.endpoints.push(*address);
         }
         let allow = vec![Allow { identity: format!("spiffe://{TRUST_DOMAIN}/client/*"), methods: vec!["*"] }];
-        self.write(&Config { server: self.server(at), services, allow })
+        self.write(&Config { state_file: None, server: self.server(at), services, allow })
     }
 
     fn server(&self, at: Addresses) -> Server<'_> {
@@ -87,6 +92,7 @@ impl Planned {
             listen: at.grpc,
             admin_listen: at.admin,
             health_listen: at.health,
+            admins: ["admin", "dev"].map(|client| format!("spiffe://{TRUST_DOMAIN}/client/{client}")),
             announce: &self.announce,
             drain_timeout: DRAIN_TIMEOUT,
         }
@@ -103,6 +109,8 @@ impl Planned {
 /// What differs from the defaults.
 #[derive(Serialize)]
 struct Config<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_file: Option<&'a Path>,
     server: Server<'a>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     services: BTreeMap<&'static str, Service>,
@@ -116,6 +124,7 @@ struct Server<'a> {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     health_listen: SocketAddr,
+    admins: [String; 2],
     announce: &'a Path,
     drain_timeout: &'static str,
 }
