@@ -36,7 +36,7 @@ impl<'a> Arrival<'a> {
 
     /// Where downloads may lie while they come: on the same disk, and swept away with what is left of a pull.
     pub(super) fn workspace(&self) -> Result<tempfile::TempDir, Error> {
-        tempfile::Builder::new().prefix(PART).tempdir_in(self.folder).map_err(Error::io(self.folder))
+        workspace(self.folder)
     }
 
     /// Tells the user.
@@ -68,19 +68,28 @@ impl<'a> Arrival<'a> {
     pub(super) fn receive_file(&mut self, file: &FileSpec, path: &Path) -> Result<(), Error> {
         let mut from = File::open(path).map_err(Error::io(path))?;
         let mut part = part(self.folder)?;
-        let digest = hashed_copy(&mut from, part.as_file_mut(), |_| {}).map_err(Error::io(path))?;
+        let digest =
+            hashed_copy(&mut from, part.as_file_mut(), |_| {}).map_err(|broken| Error::io(path)(broken.cause()))?;
         self.settle(file, part, &digest)
     }
 
     fn copy(&self, from: &mut dyn Read, to: &mut File, file: &FileSpec) -> Result<String, Error> {
-        hashed_copy(from, to, |bytes| self.progress.advanced(bytes)).map_err(Error::io(self.folder.join(&file.name)))
+        hashed_copy(from, to, |bytes| self.progress.advanced(bytes)).map_err(|broken| match broken {
+            // What can not be read is the source's fault, and another may have it whole.
+            Broken::Read(error) => self.refused(format!("{} broke off: {error}", file.name)),
+            Broken::Write(error) => Error::io(self.folder.join(&file.name))(error),
+        })
+    }
+
+    fn refused(&self, why: String) -> Error {
+        Error::Fetch { model: self.manifest.name.to_string(), why }
     }
 
     /// Checks, converts and renames.
     fn settle(&mut self, file: &FileSpec, part: NamedTempFile, digest: &str) -> Result<(), Error> {
         if digest != file.sha256.as_str() {
             let why = format!("{} has the sha256 {digest}, the manifest says {}", file.name, file.sha256);
-            return Err(Error::Fetch { model: self.manifest.name.to_string(), why });
+            return Err(self.refused(why));
         }
         let (part, stored) = match file.convert {
             None => (part, digest.to_owned()),
@@ -113,6 +122,11 @@ pub(super) fn sweep(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// A folder that removes itself, and is swept away if it could not.
+pub(super) fn workspace(folder: &Path) -> Result<tempfile::TempDir, Error> {
+    tempfile::Builder::new().prefix(PART).tempdir_in(folder).map_err(Error::io(folder))
+}
+
 /// A file that removes itself unless it is published.
 pub(super) fn part(folder: &Path) -> Result<NamedTempFile, Error> {
     let mut builder = tempfile::Builder::new();
@@ -133,11 +147,25 @@ pub(super) fn publish(part: NamedTempFile, path: &Path) -> Result<(), Error> {
 /// sha256 of a file.
 pub(super) fn digest(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).map_err(Error::io(path))?;
-    hashed_copy(&mut file, &mut io::sink(), |_| {}).map_err(Error::io(path))
+    hashed_copy(&mut file, &mut io::sink(), |_| {}).map_err(|broken| Error::io(path)(broken.cause()))
+}
+
+/// Which side of a copy failed.
+enum Broken {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl Broken {
+    fn cause(self) -> io::Error {
+        match self {
+            Self::Read(error) | Self::Write(error) => error,
+        }
+    }
 }
 
 /// Copies to the end and returns the digest of what passed.
-fn hashed_copy(from: &mut dyn Read, to: &mut dyn Write, advanced: impl Fn(u64)) -> io::Result<String> {
+fn hashed_copy(from: &mut dyn Read, to: &mut dyn Write, advanced: impl Fn(u64)) -> Result<String, Broken> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
@@ -145,10 +173,10 @@ fn hashed_copy(from: &mut dyn Read, to: &mut dyn Write, advanced: impl Fn(u64)) 
             Ok(0) => return Ok(hex(&hash.finalize())),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::Read(error)),
         };
         hash.update(&buffer[..count]);
-        to.write_all(&buffer[..count])?;
+        to.write_all(&buffer[..count]).map_err(Broken::Write)?;
         advanced(count as u64);
     }
 }

