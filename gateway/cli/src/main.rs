@@ -57,7 +57,7 @@ enum Command {
     /// Call the mesh: embed or classify texts, look at images.
     #[command(subcommand, after_help = "Example:\n  tamis call embed 'A man is eating food.' 'Someone has a meal.'")]
     Call(call::Command),
-    /// List, pull and verify models.
+    /// List, pull, add, remove and verify models.
     #[command(subcommand, after_help = "Example:\n  tamis models list")]
     Models(models::Command),
     /// Make, issue and show certificates.

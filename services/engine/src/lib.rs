@@ -34,6 +34,6 @@ pub use manifest::{Manifest, ModelFiles, ModelName, Task};
 pub use model::{ItemError, Model, Reason, Watch};
 pub use pool::{Call, Done, Lane, Load, Pool, PoolSettings, Timing};
 pub use revision::{Revision, Space};
-pub use store::{FileCheck, FileState, Progress, Store};
+pub use store::{AddError, Added, Addition, FileCheck, FileState, Progress, Store, TextTask};
 pub use text::{TextInput, TextLimits, TextModel, TextOutput, normalize};
 pub use tokenize::Truncation;

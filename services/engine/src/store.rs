@@ -13,6 +13,7 @@ use crate::{
     manifest::{ModelFiles, Source},
 };
 
+mod add;
 mod arrival;
 mod fetch;
 mod hub;
@@ -20,6 +21,7 @@ mod lock;
 mod pip;
 mod record;
 
+pub use self::add::{AddError, Added, Addition, TextTask};
 use self::{arrival::Arrival, fetch::Fetch, lock::PullLock, record::Record};
 
 /// Models under a data directory, and the manifests that name them.
@@ -72,7 +74,7 @@ impl Store {
     /// All models that have a manifest, ordered by name: the built-in ones and those in DATA/manifests/*.toml. A file
     /// that names a built-in model takes its place.
     pub fn manifests(&self) -> Result<Vec<Manifest>, Error> {
-        let mut all = self.user_manifests()?;
+        let mut all: Vec<_> = self.user_manifests()?.into_iter().map(|(_, manifest)| manifest).collect();
         let ours = Manifest::builtin().into_iter().filter(|ours| all.iter().all(|theirs| theirs.name != ours.name));
         let ours: Vec<_> = ours.collect();
         all.extend(ours);
@@ -178,7 +180,8 @@ impl Store {
         self.data.join("models").join(manifest.name.as_str())
     }
 
-    fn user_manifests(&self) -> Result<Vec<Manifest>, Error> {
+    /// The manifests in DATA/manifests, each with its path.
+    fn user_manifests(&self) -> Result<Vec<(PathBuf, Manifest)>, Error> {
         let folder = self.data.join("manifests");
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -193,14 +196,14 @@ impl Store {
             }
         }
         paths.sort();
-        let mut manifests: Vec<Manifest> = Vec::new();
+        let mut manifests: Vec<(PathBuf, Manifest)> = Vec::new();
         for path in paths {
             let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
             let manifest = Manifest::parse(&text).map_err(|error| Error::manifest(path.display(), error))?;
-            if manifests.iter().any(|other| other.name == manifest.name) {
+            if manifests.iter().any(|(_, other)| other.name == manifest.name) {
                 return Err(Error::manifest(path.display(), format!("a second manifest of {}", manifest.name)));
             }
-            manifests.push(manifest);
+            manifests.push((path, manifest));
         }
         Ok(manifests)
     }

@@ -1,0 +1,352 @@
+//! Models of the Hub by name: a manifest from the repository's own files.
+//!
+//! What is decided here is written down where the user can read and change it. The manifest pins the commit and the
+//! digests, and is written last: after the model has loaded and computed once.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Progress, Store,
+    arrival::{self, Arrival},
+    hub::{Fault, Hub},
+    lock::PullLock,
+};
+use crate::{
+    Error, Manifest, Model as _, TextInput, TextLimits, TextModel, Truncation, Watch,
+    manifest::{ModelName, Source},
+};
+
+mod document;
+mod recipe;
+
+use self::{
+    document::{Pinned, document},
+    recipe::Recipe,
+};
+
+/// Most bytes of a repository's small files, such as config.json and README.md. Beyond, the model is refused.
+const SMALL_BYTES_MAX: u64 = 4 << 20;
+
+/// The files that make a model, as the manifest lists them.
+const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+
+/// What the user asks for.
+#[derive(Clone, Debug)]
+pub struct Addition {
+    /// "OWNER/NAME".
+    pub repository: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// Name of the model here; none: the repository's own in lower case.
+    pub name: Option<String>,
+    /// What it shall do; none: what its architecture says.
+    pub task: Option<TextTask>,
+}
+
+/// What a checkpoint for texts can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextTask {
+    /// Texts to vectors.
+    Embedding,
+    /// Texts to labels.
+    Classification,
+    /// Pairs of texts to scores.
+    Rerank,
+}
+
+/// A model that was added.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Where the manifest lies.
+    pub path: PathBuf,
+    /// What it does.
+    pub task: TextTask,
+    /// What its logits stand for; empty if it makes vectors.
+    pub labels: Vec<String>,
+    /// What was decided and why, a sentence each.
+    pub decisions: Vec<String>,
+}
+
+/// Why a model could not be added, by what the user can do. A second error beside [`Error`], whose callers can do
+/// nothing of the kind.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// Correct the name or the revision.
+    #[error("there is no {repository} on the hub, or it has no revision {revision}")]
+    NotFound {
+        /// What was asked for.
+        repository: String,
+        /// At which revision.
+        revision: String,
+    },
+    /// Ask for access, and set HF_TOKEN.
+    #[error("the hub lets not everybody read {repository}")]
+    Gated {
+        /// What was asked for.
+        repository: String,
+    },
+    /// Look at the network.
+    #[error("{why}")]
+    Unreachable {
+        /// What happened.
+        why: String,
+    },
+    /// Choose another model: this version does not run what the repository holds.
+    #[error("{why}")]
+    Unsupported {
+        /// What is missing, or not run.
+        why: String,
+    },
+    /// Pull it again: the bytes are not those that the hub announced.
+    #[error("{file} came with the sha256 {got}, the hub announced {announced}")]
+    Corrupt {
+        /// Path of the file.
+        file: String,
+        /// Digest of the bytes that came.
+        got: String,
+        /// Digest that the hub announced.
+        announced: String,
+    },
+    /// Choose another name.
+    #[error("the name {name} is taken by {by}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        by: String,
+    },
+    /// As the error within says.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Makes a manifest from a repository's own files, brings the files, and sees the model compute.
+    pub fn add(&self, wanted: &Addition, progress: &dyn Progress) -> Result<Added, AddError> {
+        let name = wanted.name()?;
+        self.check_free(&name, &wanted.repository)?;
+        let folder = self.data.join("models").join(name.as_str());
+        let is_new = !folder.exists();
+        let added = self.add_into(&folder, &name, wanted, progress);
+        if added.is_err() && is_new {
+            // What is left is of no model that anybody knows; a folder that can not be removed does no harm.
+            drop(fs::remove_dir_all(&folder));
+        }
+        added
+    }
+
+    /// Takes away the manifest of a model that the user added, and its files; says which manifest it was. Of a built-in
+    /// model of the same name the files stay, and it has its place again.
+    pub fn remove(&self, name: &str) -> Result<PathBuf, Error> {
+        let manifest = self.manifest(name)?;
+        let found = self.user_manifests()?.into_iter().find(|(_, other)| other.name == manifest.name);
+        let Some((path, _)) = found else {
+            return Err(Error::manifest(format!("model {name}"), "it is built in, and can not be removed"));
+        };
+        fs::remove_file(&path).map_err(Error::io(&path))?;
+        let folder = self.folder(&manifest);
+        if folder.exists() && Manifest::builtin().iter().all(|ours| ours.name != manifest.name) {
+            let _lock = PullLock::take(&folder, || ())?;
+            fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+        }
+        Ok(path)
+    }
+
+    /// A name is free if nobody has it. A built-in model gives its name to its own repository: both are the same model.
+    fn check_free(&self, name: &ModelName, repository: &str) -> Result<(), AddError> {
+        let taken = |by: String| Err(AddError::NameTaken { name: name.to_string(), by });
+        let path = self.manifest_path(name);
+        if let Some((path, _)) = self.user_manifests()?.into_iter().find(|(_, manifest)| manifest.name == *name) {
+            return taken(path.display().to_string());
+        }
+        if path.exists() {
+            return taken(path.display().to_string());
+        }
+        let Some(builtin) = Manifest::builtin().into_iter().find(|manifest| manifest.name == *name) else {
+            return Ok(());
+        };
+        let is_same = |source: &Source| matches!(source, Source::Hub(hub) if hub.hub.eq_ignore_ascii_case(repository));
+        if builtin.sources.iter().any(is_same) { Ok(()) } else { taken("a built-in model".to_owned()) }
+    }
+
+    fn add_into(
+        &self,
+        folder: &Path,
+        name: &ModelName,
+        wanted: &Addition,
+        progress: &dyn Progress,
+    ) -> Result<Added, AddError> {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let _lock = PullLock::take(folder, || progress.note(&format!("waiting for another pull of {name}")))?;
+        arrival::sweep(folder)?;
+        let workspace = arrival::workspace(folder)?;
+        let checkout = Checkout::open(wanted, workspace.path(), progress)?;
+        let recipe = Recipe::of(wanted.task, &|path| checkout.read(path))?;
+        let mut pinned = Vec::new();
+        for file in FILES {
+            pinned.push(checkout.pin(file, &recipe.folder)?);
+        }
+        let text = document(name, wanted, &checkout.commit, &recipe, &pinned);
+        let manifest = Manifest::parse(&text)?;
+        let mut arrival = Arrival::new(folder, &manifest, progress);
+        for (file, pinned) in manifest.files.iter().zip(&pinned) {
+            arrival.receive_file(file, &pinned.path)?;
+        }
+        let labels = self.try_out(&manifest)?;
+        let path = self.manifest_path(name);
+        write(&path, &text)?;
+        Ok(Added { manifest, path, task: recipe.task, labels, decisions: recipe.decisions })
+    }
+
+    /// Computes one text: tensors that are missing, or labels that are too few, show here and not when it shall serve.
+    /// Says what the logits stand for.
+    fn try_out(&self, manifest: &Manifest) -> Result<Vec<String>, AddError> {
+        let refuse = |why: String| AddError::Unsupported { why };
+        let files = self.open(manifest)?;
+        let model = TextModel::load(&files, TextLimits { bytes_max: 64 }).map_err(|error| refuse(error.to_string()))?;
+        let input = TextInput { text: "A man is eating food.".to_owned(), truncation: Truncation::End };
+        let outputs = model.run(vec![input], &mut Watch::start(&|| true));
+        match outputs.into_iter().next() {
+            Some(Err(error)) => Err(refuse(format!("the model does not compute: {}", error.message))),
+            _ => Ok(model.info().labels.clone()),
+        }
+    }
+
+    fn manifest_path(&self, name: &ModelName) -> PathBuf {
+        self.data.join("manifests").join(format!("{name}.toml"))
+    }
+}
+
+// === impl Addition ===
+
+impl Addition {
+    fn name(&self) -> Result<ModelName, AddError> {
+        let own = || {
+            let base = self.repository.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+            base.chars().map(|c| if allowed(c) { c } else { '-' }).collect::<String>()
+        };
+        let name = self.name.clone().unwrap_or_else(own);
+        // The source's own check of the repository's name comes with the manifest, which is too late to ask a hub for it.
+        let plain = |part: &str| {
+            !part.starts_with(['.', '-'])
+                && !part.is_empty()
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        };
+        if self.repository.split('/').count() != 2 || !self.repository.split('/').all(plain) {
+            let why = "no repository of the hub: OWNER/NAME";
+            return Err(Error::manifest(format!("{:?}", self.repository), why).into());
+        }
+        if self.revision.is_empty() || self.revision.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Error::manifest(format!("{:?}", self.revision), "no revision: a branch, tag or commit").into());
+        }
+        Ok(ModelName::try_from(name).map_err(|why| Error::manifest("name", why))?)
+    }
+}
+
+/// A repository at the commit that the revision stood for when it was asked.
+struct Checkout<'a> {
+    hub: Hub,
+    commit: String,
+    paths: Vec<String>,
+    repository: &'a str,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Checkout<'a> {
+    fn open(wanted: &'a Addition, workspace: &Path, progress: &'a dyn Progress) -> Result<Self, AddError> {
+        let Addition { repository, revision, .. } = wanted;
+        let refuse = |fault: Fault| match fault {
+            Fault::Missing => AddError::NotFound { repository: repository.clone(), revision: revision.clone() },
+            other => from_fault(repository, other),
+        };
+        progress.note(&format!("asking for {repository} at {revision}"));
+        let info = Hub::open(repository, revision, workspace).and_then(|hub| hub.info()).map_err(refuse)?;
+        // From here on the commit: a branch may move between two files.
+        let hub = Hub::open(repository, &info.sha, workspace).map_err(refuse)?;
+        let paths = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        Ok(Self { hub, commit: info.sha, paths, repository, progress })
+    }
+
+    /// The bytes of a small file; nothing if the repository has none of this path.
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, AddError> {
+        if !self.has(path) {
+            return Ok(None);
+        }
+        let file = self.hub.download(path, path, &Silent).map_err(|fault| from_fault(self.repository, fault))?;
+        if file.bytes > SMALL_BYTES_MAX {
+            let why = format!("{path} has {} bytes, the bound is {SMALL_BYTES_MAX}", file.bytes);
+            return Err(AddError::Unsupported { why });
+        }
+        Ok(Some(fs::read(&file.path).map_err(Error::io(&file.path))?))
+    }
+
+    /// Brings a file of the model and takes its digest.
+    fn pin(&self, name: &'static str, folder: &str) -> Result<Pinned, AddError> {
+        let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        if !self.has(&path) {
+            return Err(AddError::Unsupported { why: self.lacks(&path) });
+        }
+        let file = self.hub.download(&path, name, self.progress).map_err(|fault| from_fault(self.repository, fault))?;
+        let sha256 = arrival::digest(&file.path)?;
+        match file.sha256 {
+            Some(announced) if announced != sha256 => Err(AddError::Corrupt { file: path, got: sha256, announced }),
+            _ => Ok(Pinned { name, sha256, path: file.path }),
+        }
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.paths.iter().any(|other| other == path)
+    }
+
+    /// What is said of a file that the repository does not have.
+    fn lacks(&self, path: &str) -> String {
+        let others = |end: &str| self.paths.iter().filter(|other| other.ends_with(end)).cloned().collect::<Vec<_>>();
+        let repository = self.repository;
+        if !path.ends_with("model.safetensors") {
+            return format!("{repository} has no {path}, which this version reads");
+        }
+        let instead = [".safetensors", ".bin", ".onnx", ".h5", ".msgpack"].map(others).concat();
+        let instead = if instead.is_empty() { "no weights at all".to_owned() } else { instead.join(", ") };
+        format!(
+            "{repository} has no {path}: this version reads weights in one file of safetensors, and there is {instead}"
+        )
+    }
+}
+
+/// Small files come without a word.
+struct Silent;
+
+impl Progress for Silent {
+    fn started(&self, _file: &str, _bytes: Option<u64>) {}
+    fn advanced(&self, _bytes: u64) {}
+    fn finished(&self, _file: &str) {}
+    fn note(&self, _text: &str) {}
+}
+
+fn from_fault(repository: &str, fault: Fault) -> AddError {
+    match fault {
+        Fault::Forbidden => AddError::Gated { repository: repository.to_owned() },
+        other => AddError::Unreachable { why: format!("{repository}: {other}") },
+    }
+}
+
+/// A manifest is there whole or not at all.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut part = arrival::part(folder)?;
+    part.write_all(text.as_bytes()).map_err(Error::io(path))?;
+    arrival::publish(part, path)
+}
+
+#[cfg(test)]
+mod tests;
