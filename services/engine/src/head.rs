@@ -17,7 +17,7 @@ pub struct Head {
     pub activation: Activation,
     /// Logits are divided by it before the activation.
     pub temperature: f32,
-    /// Probability from which a label is selected, one per label; only read under sigmoid.
+    /// Probability from which a label is selected, one per label.
     pub thresholds: Vec<f32>,
 }
 
@@ -68,14 +68,21 @@ impl Head {
         }
     }
 
-    /// Whether the model decides for each label: the best one where labels exclude each other (the first of equals),
-    /// those that reach their thresholds where they do not.
+    /// Whether the model decides for each label: where labels exclude each other the one whose probability is the
+    /// greatest multiple of its threshold (the first of equals), which is the best one unless thresholds differ; those
+    /// that reach their thresholds where labels do not exclude each other.
     #[must_use]
     pub fn selected(&self, logits: &[f32]) -> Vec<bool> {
         match self.activation {
             Activation::Softmax => {
-                let best = (0..logits.len()).reduce(|best, i| if logits[i] > logits[best] { i } else { best });
-                (0..logits.len()).map(|i| Some(i) == best).collect()
+                // In logarithms, where no probability is too small to be told from another. For two thresholds that sum
+                // to 1 this is the one that is reached.
+                let temperature = f64::from(self.temperature);
+                let margin =
+                    |(logit, threshold): (&f32, &f32)| f64::from(*logit) / temperature - f64::from(*threshold).ln();
+                let margins: Vec<f64> = logits.iter().zip(&self.thresholds).map(margin).collect();
+                let best = (0..margins.len()).reduce(|best, i| if margins[i] > margins[best] { i } else { best });
+                (0..margins.len()).map(|i| Some(i) == best).collect()
             }
             Activation::Sigmoid => {
                 let scores = self.scores(logits, ScoreMode::Sigmoid);
@@ -105,7 +112,8 @@ mod tests {
 
     fn head(activation: Activation, temperature: f32) -> Head {
         let labels = vec!["a".to_owned(), "b".to_owned()];
-        Head { labels, activation, temperature, thresholds: vec![0.52, 0.5] }
+        let thresholds = if activation == Activation::Softmax { vec![0.5; 2] } else { vec![0.52, 0.5] };
+        Head { labels, activation, temperature, thresholds }
     }
 
     #[test]
@@ -129,6 +137,15 @@ mod tests {
         let head = head(Activation::Softmax, 1.0);
         assert_eq!(head.selected(&[1.0, 1.0]), [true, false]);
         assert_eq!(head.selected(&[-2.0, -1.0]), [false, true]);
+    }
+
+    #[test]
+    fn of_two_labels_with_thresholds_the_one_that_reaches_its_own_is_selected() {
+        let head = Head { thresholds: vec![0.7, 0.3], ..head(Activation::Softmax, 2.0) };
+        // The second label's probability is 0.38, 0.27 and 0.5.
+        for (logit, second) in [(-1.0, true), (-2.0, false), (0.0, true)] {
+            assert_eq!(head.selected(&[0.0, logit]), [!second, second], "{logit}");
+        }
     }
 
     #[test]

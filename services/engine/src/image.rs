@@ -308,7 +308,7 @@ mod tests {
     fn a_manifest_that_does_not_fit_the_network_is_refused() {
         let mut manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
         manifest.image.as_mut().unwrap().crop = 260;
-        let files = ModelFiles { manifest, folder: "/nowhere".into() };
+        let files = ModelFiles { manifest, folder: "/nowhere".into(), base: None };
         let error = ImageModel::load(&files, LIMITS).unwrap_err().to_string();
         assert!(error.contains("260") && error.contains("224"), "{error}");
     }

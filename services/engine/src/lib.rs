@@ -14,6 +14,7 @@ pub mod image;
 mod info;
 pub mod manifest;
 pub mod model;
+mod parts;
 pub mod pool;
 mod product;
 mod revision;
@@ -21,6 +22,7 @@ mod rows;
 pub mod store;
 pub mod text;
 mod tokenize;
+pub mod train;
 mod weights;
 
 pub use self::image::{
@@ -32,6 +34,7 @@ pub use head::{Head, ScoreMode};
 pub use info::ModelInfo;
 pub use manifest::{Manifest, ModelFiles, ModelName, Task};
 pub use model::{ItemError, Model, Reason, Watch};
+pub use parts::Parts;
 pub use pool::{Call, Done, Lane, Load, Pool, PoolSettings, Timing};
 pub use revision::{Revision, Space};
 pub use store::{AddError, Added, Addition, FileCheck, FileState, Progress, Store, TextTask};

@@ -34,12 +34,12 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, convert};
+use crate::{Error, Revision, convert};
 
 mod check;
 mod source;
 
-pub use source::{HubSource, PipSource, Source};
+pub use source::{FileSource, HubSource, PipSource, Source};
 
 /// A model in a file of TOML. Unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,9 +53,15 @@ pub struct Manifest {
     pub licence: String,
     /// Where the files come from: tried in order, and every one is checked against the same digests. At least one.
     pub sources: Vec<Source>,
-    /// The files: `model.safetensors` for every task, `config.json` and `tokenizer.json` too for texts.
+    /// The files: `model.safetensors` for every task, `config.json` and `tokenizer.json` too for texts; only
+    /// `head.safetensors` where there is a base.
     pub files: Vec<FileSpec>,
-    /// How texts become vectors. Required for the tasks embedding and classification, refused for vision.
+    /// The embedding model whose vectors the head reads. Only for the task classification; default: none, the model has
+    /// an encoder of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRecipe>,
+    /// How texts become vectors. Required for the tasks embedding and classification, refused for vision and where there
+    /// is a base, whose own recipe holds.
     pub text: Option<TextRecipe>,
     /// How images become tensors. Required for the task vision, refused for the others.
     pub image: Option<ImageRecipe>,
@@ -99,6 +105,16 @@ pub struct FileSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Digest(String);
+
+/// The model that a head was trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseRecipe {
+    /// Its name; its task is embedding.
+    pub model: ModelName,
+    /// The revision that it had. A head reads the vectors of no other: they would mean something else to it.
+    pub revision: Revision,
+}
 
 /// How texts become vectors. Letter case, accents and special tokens are the tokenizer's own business.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,8 +195,8 @@ pub struct HeadRecipe {
     /// Logits are divided by it before the activation; finite, above 0. Default: 1.
     #[serde(default = "one")]
     pub temperature: f32,
-    /// Probability from which a label counts as selected, 0 to 1, one per label. Default: 0.5 for each. Only under
-    /// sigmoid: under softmax the best label is the selected one.
+    /// Probability from which a label counts as selected, 0 to 1, one per label. Default: 0.5 for each. Under softmax
+    /// the best label is the selected one, and only two labels may have thresholds, which then sum to 1.
     #[serde(default)]
     pub thresholds: Vec<f32>,
 }
@@ -220,6 +236,8 @@ pub struct ModelFiles {
     pub manifest: Manifest,
     /// Folder that holds every file of the manifest under its name.
     pub folder: PathBuf,
+    /// The files of its base, if it has one.
+    pub base: Option<Box<ModelFiles>>,
 }
 
 // === impl Manifest ===

@@ -5,13 +5,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Pooling, Task, TextRecipe};
 
 /// "sha256:" and 64 hexadecimal digits over files and recipe: equal revisions compute the same function.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Revision(String);
 
 /// The space in which a model's vectors lie, but for their normalisation.
@@ -23,6 +24,24 @@ impl Revision {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Revision {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.strip_prefix("sha256:").unwrap_or_default();
+        if digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(Self(text));
+        }
+        Err(format!("{text:?} is no revision: \"sha256:\" and 64 lower-case hexadecimal digits"))
+    }
+}
+
+impl From<Revision> for String {
+    fn from(revision: Revision) -> Self {
+        revision.0
     }
 }
 
@@ -54,6 +73,9 @@ impl Manifest {
             image: Option<&'a ImageRecipe>,
             head: Option<&'a HeadRecipe>,
             labels: Option<Vec<String>>,
+            // Left out where there is none, so that models without a base keep the revisions that they have.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            base: Option<&'a Revision>,
         }
         Revision(digest(&Function {
             task: self.task,
@@ -62,6 +84,7 @@ impl Manifest {
             image: self.image.as_ref(),
             head: self.head.as_ref(),
             labels: self.head.as_ref().and_then(|head| head.labels.as_ref()).map(Labels::names),
+            base: self.base.as_ref().map(|base| &base.revision),
         }))
     }
 

@@ -10,13 +10,15 @@ use std::{
 
 use crate::{
     Error, Manifest,
-    manifest::{ModelFiles, Source},
+    manifest::{ModelFiles, Source, Task},
 };
 
 mod add;
 mod arrival;
 mod fetch;
+mod heads;
 mod hub;
+mod local;
 mod lock;
 mod pip;
 mod record;
@@ -102,6 +104,7 @@ impl Store {
 
     /// The files of a model that is here; never touches the network.
     pub fn open(&self, manifest: &Manifest) -> Result<ModelFiles, Error> {
+        let base = self.base(manifest)?.map(|base| self.open(&base).map(Box::new)).transpose()?;
         let folder = self.folder(manifest);
         let record = Record::read(&folder);
         for file in &manifest.files {
@@ -110,7 +113,7 @@ impl Store {
                 return Err(Error::Absent { model: manifest.name.to_string(), why });
             }
         }
-        Ok(ModelFiles { manifest: manifest.clone(), folder })
+        Ok(ModelFiles { manifest: manifest.clone(), folder, base })
     }
 
     /// Reads every byte of the model and says how each file is. A damaged file is not taken for whole any more, and the
@@ -130,7 +133,7 @@ impl Store {
         Ok(checks)
     }
 
-    /// Brings every file that is not here: from the first source that has the right bytes.
+    /// Brings every file that is not here, those of the base first: from the first source that has the right bytes.
     pub fn pull(&self, manifest: &Manifest, progress: &dyn Progress) -> Result<ModelFiles, Error> {
         self.pull_through(manifest, progress, &fetch::Network)
     }
@@ -143,6 +146,9 @@ impl Store {
     ) -> Result<ModelFiles, Error> {
         if let Ok(files) = self.open(manifest) {
             return Ok(files);
+        }
+        if let Some(base) = self.base(manifest)? {
+            self.pull_through(&base, progress, network)?;
         }
         let folder = self.folder(manifest);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
@@ -174,6 +180,22 @@ impl Store {
         let names: Vec<_> = missing.iter().map(|file| file.name.as_str()).collect();
         let why = format!("no source gave {} ({})", names.join(", "), answers.join("; "));
         Err(Error::Fetch { model: manifest.name.to_string(), why })
+    }
+
+    /// The manifest of a model's base, if it has one, in the revision that the model reads.
+    pub fn base(&self, manifest: &Manifest) -> Result<Option<Manifest>, Error> {
+        let Some(wanted) = &manifest.base else { return Ok(None) };
+        let refuse = |why: String| Error::manifest(format!("model {}", manifest.name), why);
+        let base = self.manifest(wanted.model.as_str()).map_err(|error| refuse(format!("its base: {error}")))?;
+        if base.task != Task::Embedding {
+            return Err(refuse(format!("its base {} is for {}, not for embedding", base.name, base.task)));
+        }
+        let found = base.revision();
+        if found != wanted.revision {
+            let here = format!("its base {} is {found} on this machine", base.name);
+            return Err(refuse(format!("{here}, and its head was trained on {}: train it again", wanted.revision)));
+        }
+        Ok(Some(base))
     }
 
     fn folder(&self, manifest: &Manifest) -> PathBuf {

@@ -1,17 +1,21 @@
 //! Texts to vectors or logits.
 
+use std::sync::Arc;
+
 use crate::{
-    Error, ItemError, Model, ModelInfo, Reason, Watch,
+    Error, ItemError, Model, ModelInfo, Parts, Reason, Watch,
     encoder::{self, Config, Encoder, Packed},
     head::Head,
     info::Measured,
     manifest::{ModelFiles, Pooling},
-    text::last::Last,
+    parts,
+    text::{last::Last, over::Over},
     tokenize::{Tokenized, Tokens, Truncation},
     weights::Weights,
 };
 
 mod last;
+mod over;
 
 /// English has a token per four to five bytes; a low guess is the safe side for a budget.
 const BYTES_PER_TOKEN: usize = 4;
@@ -20,10 +24,12 @@ const BYTES_PER_TOKEN: usize = 4;
 pub struct TextModel {
     info: ModelInfo,
     limits: TextLimits,
-    tokens: Tokens,
-    encoder: Box<dyn Encoder>,
+    tokens: Arc<Tokens>,
+    encoder: Arc<dyn Encoder>,
     pooling: Pooling,
     last: Last,
+    /// Only if the model is a head over another one; the parts above are that one's.
+    over: Option<Over>,
 }
 
 /// Bounds that are checked before a text is tokenized.
@@ -64,9 +70,18 @@ pub fn normalize(vector: &mut [f32]) {
 // === impl TextModel ===
 
 impl TextModel {
-    /// Loads a model for texts.
+    /// Loads a model for texts that shares nothing with others.
     pub fn load(files: &ModelFiles, limits: TextLimits) -> Result<Self, Error> {
+        Self::load_sharing(files, limits, &Parts::default())
+    }
+
+    /// Loads a model for texts. What it has in common with models that were loaded with the same `parts` is in memory
+    /// once.
+    pub fn load_sharing(files: &ModelFiles, limits: TextLimits, parts: &Parts) -> Result<Self, Error> {
         let manifest = &files.manifest;
+        if let Some(base) = &files.base {
+            return Self::load_over(files, base, limits, parts);
+        }
         let Some(recipe) = &manifest.text else {
             return Err(Error::load(
                 format!("model {}", manifest.name),
@@ -75,7 +90,10 @@ impl TextModel {
         };
         let config = Config::load(files)?;
         let weights = Weights::map(&files.path("model.safetensors"))?;
-        let encoder = encoder::load(&config, &weights)?;
+        let network = || encoder::load(&config, &weights).map(Arc::from);
+        let encoder = parts.encoders.share(parts::key(manifest, &["config.json", "model.safetensors"]), network)?;
+        let tokenizer = format!("{} {}", parts::key(manifest, &["tokenizer.json"]), recipe.max_tokens);
+        let tokens = || Tokens::load(&files.path("tokenizer.json"), recipe.max_tokens).map(Arc::new);
         let hidden = encoder.dimensions();
         let last = Last::load(manifest, &config, &weights, hidden)?;
         let measured = Measured {
@@ -87,11 +105,34 @@ impl TextModel {
         Ok(Self {
             info: ModelInfo::new(manifest, measured),
             limits,
-            tokens: Tokens::load(&files.path("tokenizer.json"), recipe.max_tokens)?,
+            tokens: parts.tokens.share(tokenizer, tokens)?,
             encoder,
             pooling: recipe.pooling,
             last,
+            over: None,
         })
+    }
+
+    /// Loads a head over an embedding model.
+    fn load_over(files: &ModelFiles, base: &ModelFiles, limits: TextLimits, parts: &Parts) -> Result<Self, Error> {
+        let manifest = &files.manifest;
+        if base.base.is_some() || base.manifest.head.is_some() {
+            let why = format!("its base {} makes labels, not vectors", base.manifest.name);
+            return Err(Error::load(format!("model {}", manifest.name), why));
+        }
+        // Twice the same parts: one model that makes vectors, for whoever wants those, and one that goes on to labels.
+        let twin = Self::load_sharing(base, limits, parts)?;
+        let (over, bytes) = Over::load(files, Self::load_sharing(base, limits, parts)?)?;
+        let measured = Measured {
+            max_input_tokens: twin.info.max_input_tokens,
+            dimensions: 0,
+            labels: over.head.labels.clone(),
+            parameter_bytes: twin.info.parameter_bytes + bytes,
+        };
+        let mut info = ModelInfo::new(manifest, measured);
+        info.file_digests.extend(twin.info.file_digests.clone());
+        info.sources.extend(twin.info.sources.clone());
+        Ok(Self { info, over: Some(over), ..twin })
     }
 
     /// What the model says of itself.
@@ -103,7 +144,13 @@ impl TextModel {
     /// What its logits mean; none if it makes vectors.
     #[must_use]
     pub fn head(&self) -> Option<&Head> {
-        self.last.head()
+        self.over.as_ref().map_or_else(|| self.last.head(), |over| Some(&over.head))
+    }
+
+    /// The embedding model whose vectors the head reads, if the model is a head over one.
+    #[must_use]
+    pub fn base(&self) -> Option<&Arc<Self>> {
+        self.over.as_ref().map(|over| &over.base)
     }
 
     fn tokenize(&self, input: &TextInput) -> Result<Tokenized, ItemError> {
@@ -120,7 +167,10 @@ impl TextModel {
 
     /// A text's answer from the vectors of its tokens.
     fn finish(&self, rows: &[f32]) -> Result<Vec<f32>, ItemError> {
-        let values = self.last.forward(pool(self.pooling, rows, self.encoder.dimensions()));
+        let mut values = self.last.forward(pool(self.pooling, rows, self.encoder.dimensions()));
+        if let Some(over) = &self.over {
+            values = over.forward(values);
+        }
         if values.iter().all(|x| x.is_finite()) {
             return Ok(values);
         }

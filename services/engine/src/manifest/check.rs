@@ -5,6 +5,8 @@ use super::{Activation, FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Sou
 const LICENCE_BYTES_MAX: usize = 128;
 const TOKENS_MAX: u32 = 1 << 20;
 const PIXELS_MAX: u32 = 4096;
+/// What a head over a base consists of.
+const HEAD_FILE: &str = "head.safetensors";
 
 impl Manifest {
     /// All mistakes in one message, or nothing.
@@ -32,6 +34,12 @@ impl Manifest {
             }
         }
         let needed: &[&str] = match self.task {
+            _ if self.base.is_some() => {
+                for file in self.files.iter().filter(|file| file.name != HEAD_FILE) {
+                    faults.push(format!("file {:?}: a head over a base has {HEAD_FILE:?} only", file.name));
+                }
+                &[HEAD_FILE]
+            }
             Task::Embedding | Task::Classification => &["config.json", "model.safetensors", "tokenizer.json"],
             Task::Vision => &["model.safetensors"],
         };
@@ -49,7 +57,10 @@ impl Manifest {
             (false, true) => faults.push(format!("[{name}] is missing, and the task {task} needs it")),
             _ => {}
         };
-        table("text", self.text.is_some(), task != Task::Vision);
+        if self.base.is_some() && task != Task::Classification {
+            table("base", true, false);
+        }
+        table("text", self.text.is_some(), task != Task::Vision && self.base.is_none());
         table("image", self.image.is_some(), task == Task::Vision);
         table("head", self.head.is_some(), task != Task::Embedding);
         if let Some(text) = &self.text
@@ -62,8 +73,8 @@ impl Manifest {
         }
         if let Some(head) = &self.head {
             check_head(head, faults);
-            if task == Task::Vision && head.labels.is_none() {
-                faults.push("head.labels is missing: only checkpoints for texts carry their labels".to_owned());
+            if (task == Task::Vision || self.base.is_some()) && head.labels.is_none() {
+                faults.push("head.labels is missing: only whole checkpoints for texts carry their labels".to_owned());
             }
         }
     }
@@ -71,8 +82,10 @@ impl Manifest {
 
 fn check_source(source: &Source, faults: &mut Vec<String>) {
     let (folder, revision) = match source {
-        Source::Hub(source) => (&source.folder, source.revision.as_str()),
-        Source::Pip(source) => (&source.folder, "-"),
+        Source::Hub(source) => (source.folder.as_str(), source.revision.as_str()),
+        Source::Pip(source) => (source.folder.as_str(), "-"),
+        Source::File(source) => (source.file.trim_start_matches('/'), "-"),
+        Source::Builtin => ("", "-"),
     };
     if !folder.is_empty() && !is_relative(folder) {
         faults.push(format!("the source {source} has the folder {folder:?}: a relative path without `..`"));
@@ -119,8 +132,9 @@ fn check_head(head: &HeadRecipe, faults: &mut Vec<String>) {
     if !head.thresholds.iter().all(|threshold| (0.0..=1.0).contains(threshold)) {
         faults.push("head.thresholds must lie in 0 to 1".to_owned());
     }
-    if head.activation == Activation::Softmax && !head.thresholds.is_empty() {
-        faults.push("head.thresholds belong to sigmoid: under softmax the best label is selected".to_owned());
+    if head.activation == Activation::Softmax && !head.thresholds.is_empty() && !are_complements(&head.thresholds) {
+        let only = "under softmax the best label is selected, save that two labels may have two that sum to 1";
+        faults.push(format!("head.thresholds belong to sigmoid: {only}"));
     }
     let Some(labels) = head.labels.as_ref().map(Labels::names) else { return };
     if labels.is_empty() || labels.iter().any(String::is_empty) {
@@ -129,6 +143,11 @@ fn check_head(head: &HeadRecipe, faults: &mut Vec<String>) {
     if !head.thresholds.is_empty() && head.thresholds.len() != labels.len() {
         faults.push(format!("head.thresholds has {} values for {} labels", head.thresholds.len(), labels.len()));
     }
+}
+
+/// Two thresholds of which exactly one is reached by probabilities that sum to 1.
+fn are_complements(thresholds: &[f32]) -> bool {
+    matches!(thresholds, [a, b] if *a > 0.0 && *b > 0.0 && (a + b - 1.0).abs() < 1e-5)
 }
 
 /// A path that can not leave the folder it is joined to, on any system.
@@ -215,6 +234,54 @@ head = { labels = ["no", "yes"], activation = "sigmoid", thresholds = [0.5, 0.5]
         refuses("name = \"config.json\"", "name = \".config.json\"", "plain file name");
     }
 
+    const HEAD: &str = r#"
+name = "mood"
+task = "classification"
+licence = "MIT"
+sources = [{ file = "head.safetensors" }, { builtin = true }]
+files = [{ name = "head.safetensors", sha256 = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41" }]
+base = { model = "m", revision = "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037" }
+head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thresholds = [0.7, 0.3] }
+"#;
+
+    #[track_caller]
+    fn refuses_head(from: &str, to: &str, complaint: &str) {
+        assert!(HEAD.contains(from), "{from:?} is not in the manifest");
+        let error = Manifest::parse(&HEAD.replacen(from, to, 1)).expect_err("must be refused").to_string();
+        assert!(error.contains(complaint), "{error:?} does not say {complaint:?}");
+    }
+
+    #[test]
+    fn a_head_over_a_base_is_one_file_and_labels() {
+        let manifest = Manifest::parse(HEAD).unwrap();
+        assert_eq!(
+            manifest.sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["file:head.safetensors", "builtin"]
+        );
+        assert_eq!(Manifest::parse(&toml::to_string(&manifest).unwrap()).unwrap(), manifest);
+        refuses_head("head.safetensors\", sha", "config.json\", sha", "\"head.safetensors\" is not listed");
+        refuses_head("head.safetensors\", sha", "config.json\", sha", "has \"head.safetensors\" only");
+        refuses_head("base =", "text = { pooling = \"mean\", max_tokens = 9 }\nbase =", "[text] does not belong");
+        refuses_head("\"classification\"", "\"embedding\"", "[base] does not belong");
+        refuses_head("labels = [\"no\", \"yes\"], ", "", "head.labels is missing");
+        refuses_head("sha256:be", "be", "is no revision");
+        refuses_head("[0.7, 0.3]", "[0.7, 0.7]", "two that sum to 1");
+        refuses_head("\"head.safetensors\" }, {", "\"../head.safetensors\" }, {", "without `..`");
+        refuses_head("builtin = true", "builtin = false", "either `hub`");
+        refuses_head("builtin = true", "builtin = true, folder = \"x\"", "neither a `folder`");
+        refuses_head("file = \"head.safetensors\"", "file = \"h\", version = \"1\"", "neither a `folder`");
+    }
+
+    #[test]
+    fn a_revision_covers_the_base_and_the_head() {
+        let revision = |from: &str, to: &str| Manifest::parse(&HEAD.replacen(from, to, 1)).unwrap().revision();
+        let same = revision("", "");
+        assert_eq!(revision("\"mood\"", "\"tone\""), same, "names compute nothing");
+        for (from, to) in [("sha256:be", "sha256:ae"), ("953f", "853f"), ("0.8", "0.9")] {
+            assert_ne!(revision(from, to), same, "{from}");
+        }
+    }
+
     #[test]
     fn every_mistake_is_in_the_one_message() {
         let text = GOOD.replace("\"config.json\"", "\"conf.json\"").replace("max_tokens = 256", "max_tokens = 0");
@@ -242,7 +309,7 @@ head = { labels = ["no", "yes"], activation = "sigmoid", thresholds = [0.5, 0.5]
     fn recipes_fit_the_task() {
         refuses("task = \"classification\"", "task = \"embedding\"", "[head] does not belong");
         refuses("task = \"classification\"", "task = \"vision\"", "[image] is missing");
-        refuses("activation = \"sigmoid\"", "activation = \"softmax\"", "belong to sigmoid");
+        refuses("\"sigmoid\", thresholds = [0.5", "\"softmax\", thresholds = [0.6", "belong to sigmoid");
         refuses("activation", "temperature = 0.0, activation", "temperature");
         refuses("name = \"config.json\"", "name = \"tokenizer.json\"", "listed twice");
     }

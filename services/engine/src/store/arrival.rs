@@ -34,6 +34,11 @@ impl<'a> Arrival<'a> {
         self.manifest.files.iter().filter(missing).cloned().collect()
     }
 
+    /// The model's own folder.
+    pub(super) fn folder(&self) -> &'a Path {
+        self.folder
+    }
+
     /// Where downloads may lie while they come: on the same disk, and swept away with what is left of a pull.
     pub(super) fn workspace(&self) -> Result<tempfile::TempDir, Error> {
         workspace(self.folder)

@@ -1,6 +1,6 @@
 //! The seam between a pull and the sources.
 
-use super::{Arrival, hub, pip};
+use super::{Arrival, hub, local, pip};
 use crate::{
     Error,
     manifest::{FileSpec, Source},
@@ -20,6 +20,8 @@ impl Fetch for Network {
         match source {
             Source::Hub(hub) => hub::fetch(source, hub, files, arrival),
             Source::Pip(pip) => pip::fetch(source, pip, files, arrival),
+            Source::File(local) => local::fetch(source, local, files, arrival),
+            Source::Builtin => local::fetch_builtin(source, files, arrival),
         }
     }
 }

@@ -292,3 +292,94 @@ fn manifests_of_the_user_join_the_built_in_ones_and_take_their_places() {
     fs::write(folder.join("bad.toml"), "name = 1").unwrap();
     assert!(store.manifests().unwrap_err().to_string().contains("bad.toml"));
 }
+
+const HEAD: &[u8] = b"a head";
+
+/// A head over the model above, from a source of this machine.
+fn head(file: &str, revision: &str) -> Manifest {
+    let digest = sha256(HEAD);
+    Manifest::parse(&format!(
+        "name = \"mood\"\ntask = \"classification\"\nlicence = \"MIT\"\nsources = [{{ file = {file:?} }}]\n\
+         files = [{{ name = \"head.safetensors\", sha256 = {digest:?} }}]\n\
+         base = {{ model = \"m\", revision = {revision:?} }}\n\
+         head = {{ labels = [\"no\", \"yes\"], activation = \"softmax\" }}\n",
+    ))
+    .unwrap()
+}
+
+/// A store that knows the base.
+fn store_with_base(data: &Path) -> Store {
+    fs::create_dir_all(data.join("manifests")).unwrap();
+    fs::write(data.join("manifests/m.toml"), toml::to_string(&manifest()).unwrap()).unwrap();
+    Store::new(data)
+}
+
+#[test]
+fn a_head_is_pulled_with_its_base() {
+    let data = tempfile::tempdir().unwrap();
+    let store = store_with_base(data.path());
+    let path = data.path().join("elsewhere.safetensors");
+    fs::write(&path, HEAD).unwrap();
+    let head = head(path.to_str().unwrap(), manifest().revision().as_str());
+    assert!(store.open(&head).unwrap_err().to_string().contains("`tamis models pull m`"));
+
+    /// The shelf for the base, this machine for the head.
+    struct Both(Shelf);
+    impl Fetch for Both {
+        fn fetch(&self, source: &Source, files: &[FileSpec], arrival: &mut Arrival<'_>) -> Result<(), Error> {
+            match source {
+                Source::File(_) => fetch::Network.fetch(source, files, arrival),
+                _ => self.0.fetch(source, files, arrival),
+            }
+        }
+    }
+    let files = store.pull_through(&head, &Heard::default(), &Both(shelf("hf:a/b@main"))).unwrap();
+    assert_eq!(fs::read(files.path("head.safetensors")).unwrap(), HEAD);
+    assert_eq!(fs::read(files.base.unwrap().path("model.safetensors")).unwrap(), b"weights");
+}
+
+#[test]
+fn a_head_for_another_revision_of_its_base_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let store = store_with_base(data.path());
+    let error = store.open(&head("x", &format!("sha256:{}", "0".repeat(64)))).unwrap_err().to_string();
+    for part in ["model mood", manifest().revision().as_str(), "was trained on sha256:000", "train it again"] {
+        assert!(error.contains(part), "{error:?} lacks {part:?}");
+    }
+    let error = Store::new(tempfile::tempdir().unwrap().path()).open(&head("x", manifest().revision().as_str()));
+    assert!(error.unwrap_err().to_string().contains("no such model"));
+}
+
+#[test]
+fn a_file_of_this_machine_is_found_and_checked() {
+    let data = tempfile::tempdir().unwrap();
+    let store = store_with_base(data.path());
+    store.pull_through(&manifest(), &Heard::default(), &shelf("hf:a/b@main")).unwrap();
+    let folder = data.path().join("models/mood");
+    let revision = manifest().revision();
+    let missing = store.pull(&head("new/head.bin", revision.as_str()), &Heard::default()).unwrap_err().to_string();
+    assert!(missing.contains("file:new/head.bin") && missing.contains("No such file"), "{missing}");
+    fs::create_dir_all(folder.join("new")).unwrap();
+    fs::write(folder.join("new/head.bin"), b"other bytes").unwrap();
+    let wrong = store.pull(&head("new/head.bin", revision.as_str()), &Heard::default()).unwrap_err().to_string();
+    assert!(wrong.contains("sha256"), "{wrong}");
+    fs::write(folder.join("new/head.safetensors"), HEAD).unwrap();
+    store.pull(&head("new", revision.as_str()), &Heard::default()).unwrap();
+}
+
+#[test]
+fn a_trained_head_is_installed_whole() {
+    let data = tempfile::tempdir().unwrap();
+    let store = store_with_base(data.path());
+    store.pull_through(&manifest(), &Heard::default(), &shelf("hf:a/b@main")).unwrap();
+    let head = head("head.safetensors", manifest().revision().as_str());
+    assert!(!store.is_known(&head.name).unwrap());
+    assert!(store.install(&head, "", b"other bytes").unwrap_err().to_string().contains("digest"));
+    assert!(!store.is_known(&head.name).unwrap(), "the manifest comes last");
+    store.install(&head, "trained\non something", HEAD).unwrap();
+    assert!(store.is_known(&head.name).unwrap());
+    assert_eq!(store.manifest("mood").unwrap(), head);
+    let written = fs::read_to_string(data.path().join("manifests/mood.toml")).unwrap();
+    assert!(written.starts_with("# trained\n# on something\nname = "), "{written}");
+    assert!(store.is_present(&head));
+}

@@ -92,7 +92,7 @@ impl Classifier {
 }
 
 /// A dense layer for one vector at a time: too small for candle's products to pay.
-struct Linear {
+pub(super) struct Linear {
     /// Rows of weights, one per output.
     rows: Vec<Vec<f32>>,
     bias: Vec<f32>,
@@ -101,12 +101,12 @@ struct Linear {
 // === impl Linear ===
 
 impl Linear {
-    fn read(root: &VarBuilder<'_>, inputs: usize, outputs: usize) -> candle_core::Result<Self> {
+    pub(super) fn read(root: &VarBuilder<'_>, inputs: usize, outputs: usize) -> candle_core::Result<Self> {
         let weight: Tensor = root.get((outputs, inputs), "weight")?;
         Ok(Self { rows: weight.to_vec2()?, bias: root.get(outputs, "bias")?.to_vec1()? })
     }
 
-    fn forward(&self, vector: &[f32]) -> Vec<f32> {
+    pub(super) fn forward(&self, vector: &[f32]) -> Vec<f32> {
         let dot = |row: &Vec<f32>| row.iter().zip(vector).map(|(w, x)| w * x).sum::<f32>();
         self.rows.iter().zip(&self.bias).map(|(row, bias)| dot(row) + bias).collect()
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::{Manifest, ScoreMode};
 
 mod families;
+mod over;
 
 const HIDDEN: usize = 8;
 const HEADS: usize = 2;
@@ -112,7 +113,7 @@ fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
     let text = format!(
         "name = \"tiny\"\ntask = \"{task}\"\nlicence = \"MIT\"\nsources = [{{ hub = \"a/b\" }}]\n{files}{recipe}"
     );
-    let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned() };
+    let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None };
     TextModel::load(&files, TextLimits { bytes_max: 100 })
 }
 

@@ -1,0 +1,46 @@
+//! Heads that were trained on this machine.
+
+use std::{fs, io::Write as _, path::Path};
+
+use super::{PullLock, Record, Store, arrival};
+use crate::{Error, Manifest, ModelFiles, ModelName};
+
+impl Store {
+    /// Whether the name is taken: by a manifest, built in or the user's.
+    pub fn is_known(&self, name: &ModelName) -> Result<bool, Error> {
+        Ok(self.manifests()?.iter().any(|manifest| manifest.name == *name))
+    }
+
+    /// Puts a model of one file in its place: DATA/models/NAME/ and DATA/manifests/NAME.toml, each whole or not at all,
+    /// and the manifest last. `remarks` go above the manifest, as comments.
+    pub fn install(&self, manifest: &Manifest, remarks: &str, bytes: &[u8]) -> Result<ModelFiles, Error> {
+        let [file] = manifest.files.as_slice() else {
+            return Err(Error::manifest(&manifest.name, "a model of one file can be installed, and no other"));
+        };
+        let folder = self.folder(manifest);
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        {
+            let _lock = PullLock::take(&folder, || ())?;
+            let path = folder.join(&file.name);
+            write(&folder, &path, bytes)?;
+            let digest = arrival::digest(&path)?;
+            if digest != file.sha256.as_str() {
+                return Err(Error::manifest(&manifest.name, format!("its file has the digest {digest}")));
+            }
+            Record::read(&folder).add(&folder, file, digest)?;
+        }
+        let manifests = self.data.join("manifests");
+        fs::create_dir_all(&manifests).map_err(Error::io(&manifests))?;
+        let table = toml::to_string(manifest).map_err(|error| Error::manifest(&manifest.name, error))?;
+        let remarks: String = remarks.lines().map(|line| format!("# {line}\n")).collect();
+        let path = manifests.join(format!("{}.toml", manifest.name));
+        write(&manifests, &path, format!("{remarks}{table}").as_bytes())?;
+        self.open(manifest)
+    }
+}
+
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut part = arrival::part(folder)?;
+    part.write_all(bytes).map_err(Error::io(path))?;
+    arrival::publish(part, path)
+}
