@@ -41,6 +41,8 @@ pub(crate) struct Load {
     /// that an old report does not keep a replica out of rotation.
     foreign_until_us: AtomicU64,
     speed: Speed,
+    ended: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// Recent cost of work, in worker microseconds.
@@ -55,6 +57,18 @@ pub(crate) struct Speed {
 pub(crate) struct Outstanding {
     load: Arc<Load>,
     estimate_us: u64,
+    sent: Sent,
+}
+
+/// How far a call has come on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It has not left.
+    NotYet,
+    /// The replica may have it.
+    Yes,
+    /// The replica has failed it.
+    InVain,
 }
 
 /// A replica that may take a call.
@@ -134,6 +148,8 @@ impl Load {
             outstanding_us: AtomicU64::new(0),
             foreign_until_us: AtomicU64::new(0),
             speed: Speed::default(),
+            ended: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -153,6 +169,21 @@ impl Load {
         self.calls.load(Relaxed) == 0 && self.backlog_us(now) == 0
     }
 
+    /// Calls in flight.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.calls.load(Relaxed)
+    }
+
+    /// Calls that were sent and have ended, and those of them that the replica failed.
+    pub(crate) fn ended(&self) -> (u64, u64) {
+        (self.ended.load(Relaxed), self.failed.load(Relaxed))
+    }
+
+    /// Recent microseconds of a unit of work, once it is measured.
+    pub(crate) fn unit_us(&self) -> Option<f64> {
+        self.speed.unit_us.value()
+    }
+
     /// Microseconds of work in flight, for the metrics.
     pub(crate) fn outstanding_us(&self) -> u64 {
         self.outstanding_us.load(Relaxed)
@@ -162,7 +193,7 @@ impl Load {
     pub(crate) fn start(self: &Arc<Self>, estimate_us: u64) -> Outstanding {
         self.calls.fetch_add(1, Relaxed);
         self.outstanding_us.fetch_add(estimate_us, Relaxed);
-        Outstanding { load: Arc::clone(self), estimate_us }
+        Outstanding { load: Arc::clone(self), estimate_us, sent: Sent::NotYet }
     }
 
     fn since_epoch_us(&self, now: Instant) -> u64 {
@@ -173,6 +204,11 @@ impl Load {
 // === impl Outstanding ===
 
 impl Outstanding {
+    /// It has come so far.
+    pub(crate) fn mark(&mut self, sent: Sent) {
+        self.sent = sent;
+    }
+
     /// Ends the call with the reply's report.
     ///
     /// The replica's queue is compared with what we still have there: only the rest is the work of others. Its queue is in
@@ -191,6 +227,12 @@ impl Outstanding {
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
+        if self.sent != Sent::NotYet {
+            self.load.ended.fetch_add(1, Relaxed);
+        }
+        if self.sent == Sent::InVain {
+            self.load.failed.fetch_add(1, Relaxed);
+        }
         self.load.calls.fetch_sub(1, Relaxed);
         self.load.outstanding_us.fetch_sub(self.estimate_us, Relaxed);
     }
@@ -293,6 +335,17 @@ mod tests {
         assert_eq!(load.backlog_us(now + Duration::from_secs(9)), 30_000);
         drop(ours);
         assert!(load.is_idle(now + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn calls_that_have_left_are_counted_once_they_have_ended() {
+        let load = load();
+        for sent in [Sent::NotYet, Sent::Yes, Sent::InVain] {
+            let mut call = load.start(1);
+            call.mark(sent);
+            assert_eq!(load.in_flight(), 1);
+        }
+        assert_eq!((load.in_flight(), load.ended()), (0, (2, 1)));
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl<'a> Call<'a> {
             return picked;
         }
         let give_up = Instant::now() + self.patience.ready_wait;
+        let _waiting = upstream.wait();
         self.tell(|progress| progress.stage(Stage::Waiting));
         loop {
             timeout_at(give_up, upstream.any_ready()).await.ok()?;

@@ -5,9 +5,10 @@ use std::{error::Error, sync::Arc};
 use chassis::{deadline, load::Report};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::{
-    balance::{Outstanding, Work},
+    balance::{Outstanding, Sent, Work},
     cutoff::Deadline,
     reply::{NoReply, Reply, receive},
     retry::Failure,
@@ -49,12 +50,12 @@ pub(crate) struct Failed {
 impl Plan<'_> {
     /// Sends the call to the replica and reads its reply. The flight goes on as long as the reply does.
     pub(crate) async fn attempt(&self, picked: Picked, body: RequestBody) -> Result<(Reply, Option<Flight>), Failed> {
-        let Picked { endpoint, outstanding } = picked;
-        let (response, lease) = self.send(&endpoint, body).await?;
+        let Picked { endpoint, mut outstanding } = picked;
+        let (response, lease) = self.send(&endpoint, &mut outstanding, body).await?;
         let flight = Flight { upstream: Arc::clone(self.upstream), outstanding, work: self.work, _lease: lease };
         match receive(response, self.method.reply, self.held_bytes_max).await {
             Ok(mut reply) if reply.is_whole() => {
-                flight.land(reply.take_report());
+                flight.land(reply.code(), reply.take_report());
                 Ok((reply, None))
             }
             Ok(reply) => Ok((reply, Some(flight))),
@@ -64,6 +65,9 @@ impl Plan<'_> {
                     NoReply::Lost(error) => judge(&error, &endpoint),
                     NoReply::NotGrpc | NoReply::CutShort => Failure::Lost,
                 };
+                if failure == Failure::Lost {
+                    flight.lose();
+                }
                 Err(Failed { failure, body: None })
             }
         }
@@ -72,6 +76,7 @@ impl Plan<'_> {
     async fn send(
         &self,
         endpoint: &Arc<Endpoint>,
+        outstanding: &mut Outstanding,
         mut body: RequestBody,
     ) -> Result<(http::Response<hyper::body::Incoming>, Lease), Failed> {
         for _ in 0..=STALE_CONNECTIONS_MAX {
@@ -85,17 +90,25 @@ impl Plan<'_> {
                     break;
                 }
             };
+            outstanding.mark(Sent::Yes);
             let mut error = match lease.send(self.request(endpoint, body)).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
             match error.take_message() {
                 // The connection had closed; the next lease is on another.
-                Some(request) => body = request.into_body(),
+                Some(request) => {
+                    outstanding.mark(Sent::NotYet);
+                    body = request.into_body();
+                }
                 None => {
                     let error = error.into_error();
                     tracing::debug!(endpoint = %endpoint.address, error = &error as &dyn Error, "attempt failed");
-                    return Err(Failed { failure: judge(&error, endpoint), body: None });
+                    let failure = judge(&error, endpoint);
+                    if failure == Failure::Lost {
+                        outstanding.mark(Sent::InVain);
+                    }
+                    return Err(Failed { failure, body: None });
                 }
             }
         }
@@ -122,13 +135,21 @@ impl Plan<'_> {
 }
 
 impl Flight {
-    /// The replica has answered.
-    pub(crate) fn land(self, report: Option<Report>) {
+    /// The replica has answered with this status.
+    pub(crate) fn land(mut self, code: Code, report: Option<Report>) {
+        if matches!(code, Code::Unavailable | Code::Internal | Code::Unknown) {
+            self.outstanding.mark(Sent::InVain);
+        }
         let Some(report) = report else { return };
         if let Some(cost) = &report.cost {
             self.upstream.speed.learn(self.work, cost);
         }
         self.outstanding.finish(self.work, &report, Instant::now());
+    }
+
+    /// The replica was lost before its answer was whole.
+    pub(crate) fn lose(mut self) {
+        self.outstanding.mark(Sent::InVain);
     }
 }
 

@@ -4,14 +4,17 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use chassis::{
     admin::{self, Admin},
+    calls::CallMetrics,
     readiness::Readiness,
     server::Addresses,
     tls::{Credentials, TlsError},
 };
 use futures_util::future::try_join_all;
 use prometheus_client::registry::Registry;
+use proto::gateway::v1::topology_service_server::TopologyServiceServer;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::service::Routes;
 
 use crate::{
     config::Settings,
@@ -107,15 +110,22 @@ impl Bound {
     /// # Errors
     /// When a worker or a port fails.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { grpc, admin, health, mesh, upkeep, credentials, registry, readiness, .. } = self;
+        let Self { grpc, admin, health, mesh, upkeep, credentials, mut registry, readiness, .. } = self;
         let starting = readiness.guard("workers");
         let config = chassis::config::print(&mesh.settings).into();
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
+        let Upkeep { resolutions, health: reporter, topology } = upkeep;
         let bounds = mesh.settings.server.admin_bounds();
+        let grpc_admin = admin::Grpc {
+            routes: Routes::new(TopologyServiceServer::new(topology.clone())),
+            acceptor: credentials.acceptor(),
+            admins: mesh.settings.server.admin_ids(),
+            metrics: CallMetrics::new(registry.sub_registry_with_prefix("gateway_admin")),
+        };
+        let _topology = own(async move { topology.count_seconds().await });
         let admin_state = Admin { registry: Arc::new(registry), readiness: readiness.clone(), config, bounds };
-        let admin = own(admin::serve(admin_state, admin, None, stopped));
-        let Upkeep { resolutions, health: reporter } = upkeep;
+        let admin = own(admin::serve(admin_state, admin, Some(grpc_admin), stopped));
         let (plain, stopped) = (reporter.clone(), stop.clone().cancelled_owned());
         let plain = own(async move { plain.serve_plain(health, stopped).await });
         let follower = reporter.clone();

@@ -28,7 +28,8 @@ use crate::{
     replay::ByteBudget,
     retry::Budget,
     route::{Method, Routes},
-    upstream::{Dialer, InFlight, Resolution, Upstream},
+    topology::Topology,
+    upstream::{Changes, Dialer, InFlight, Resolution, Upstream},
 };
 
 /// The mesh as the workers see it.
@@ -72,6 +73,7 @@ pub(crate) type LocalService = BoxCloneSyncService<Request<Body>, Response<Body>
 pub(crate) struct Upkeep {
     pub(crate) resolutions: Vec<Resolution>,
     pub(crate) health: Health,
+    pub(crate) topology: Topology,
 }
 
 impl Mesh {
@@ -88,8 +90,9 @@ impl Mesh {
         let contracts = Contracts::read(&settings.descriptors)?;
         fanout::check(proto::DESCRIPTORS).map_err(|why| Error::Contract("built in".into(), why))?;
         let mut resolutions = Vec::new();
+        let changes = Changes::default();
         for (name, service) in &settings.services {
-            resolutions.push(resolution(name, service, &settings, credentials)?);
+            resolutions.push(resolution((name, service), &settings, credentials, &changes)?);
         }
         let upstreams: Vec<_> = resolutions.iter().map(|resolution| Arc::clone(&resolution.upstream)).collect();
         let metrics = Arc::new(Metrics::new(registry, &upstreams));
@@ -117,17 +120,19 @@ impl Mesh {
         let library = Library::new(&settings);
         let content_metrics = Box::new(ContentMetrics(Arc::clone(library.contents())));
         registry.sub_registry_with_prefix("gateway").register_collector(content_metrics);
+        let drain = CancellationToken::new();
+        let topology = Topology::new(upstreams.into_iter().zip(settings.services.values()), changes, drain.clone());
         let mesh = Self {
             library,
             routes: contracts.routes(&targets, &metrics)?,
             unknown: Arc::new(MethodMetrics::unknown(&metrics)),
             metrics,
             held: Arc::new(ByteBudget::new(bytes(settings.hold.request_bytes_max))),
-            drain: CancellationToken::new(),
+            drain,
             calls: Arc::default(),
             settings,
         };
-        Ok((mesh, Upkeep { resolutions, health }))
+        Ok((mesh, Upkeep { resolutions, health, topology }))
     }
 
     /// The route of a path.
@@ -156,17 +161,17 @@ fn local(
 }
 
 fn resolution(
-    name: &str,
-    service: &ServiceSettings,
+    (name, service): (&str, &ServiceSettings),
     settings: &Settings,
     credentials: &Credentials,
+    changes: &Changes,
 ) -> Result<Resolution, Error> {
     let broken = |error: String| Error::Settings(format!("services.{name}: {error}"));
     let connector = credentials.connector(&service.identity().map_err(broken)?)?;
     let dialer = Dialer::new(connector, &settings.connection);
     let retries = Budget::new(settings.retry.budget_max, settings.retry.budget_ratio);
     Ok(Resolution {
-        upstream: Arc::new(Upstream::new(name, dialer, retries, service)),
+        upstream: Arc::new(Upstream::new(name, dialer, retries, service, changes)),
         replicas: service.replicas().map_err(broken)?,
         health: settings.health.clone(),
         workers: settings.worker_count(),

@@ -82,6 +82,8 @@ pub(crate) struct Record {
     refusal: Option<&'static str>,
     /// Its places among the calls in flight: a client that reads slowly takes them as long as it reads.
     places: Vec<InFlight>,
+    /// The service that it is a call to.
+    upstream: Option<Arc<Upstream>>,
 }
 
 // === impl Metrics ===
@@ -158,7 +160,15 @@ impl Record {
             code: None,
             refusal: None,
             places: Vec::new(),
+            upstream: None,
         }
+    }
+
+    /// It is a call to this service, and counts among its figures; it takes a place there, if there is one.
+    pub(crate) fn is_to(&mut self, upstream: &Arc<Upstream>) -> Result<(), Refusal> {
+        self.upstream = Some(Arc::clone(upstream));
+        self.takes(upstream.admit()?);
+        Ok(())
     }
 
     /// It takes a place until it ends.
@@ -182,7 +192,11 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
-        let seconds = self.started.elapsed().as_secs_f64();
+        let took = self.started.elapsed();
+        let seconds = took.as_secs_f64();
+        if let Some(upstream) = &self.upstream {
+            upstream.figures.ended(code == Code::Ok, took);
+        }
         self.metrics.all.in_flight.dec();
         self.metrics.ended(code, seconds);
         tracing::debug!(parent: &self.span, code = code_name(code), refusal = self.refusal, seconds, "call ended");

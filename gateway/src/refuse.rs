@@ -55,6 +55,8 @@ pub(crate) enum Refusal {
     QuorumNotReached { quorum: usize, failed: usize },
     /// The reply of a step does not fit into the response of its fan-out.
     ReplyTooLarge { bytes_max: u64 },
+    /// There is no service of this name; the field that names it.
+    UnknownService { field: String, name: String },
     /// No replica has this model.
     ModelNotFound,
     /// A replica's reply to the gateway itself does not decode.
@@ -164,6 +166,10 @@ impl Refusal {
                 let what = "the reply does not fit: those of all steps together may have";
                 R::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{what} {}", ByteSize(*bytes_max)))
             }
+            Self::UnknownService { field, name } => {
+                let name = name.chars().take(256).collect::<String>();
+                R::new(Code::NotFound, "BAD_PARAMETER", format!("there is no service `{name}`")).field(field.clone())
+            }
             Self::ModelNotFound => {
                 R::new(Code::NotFound, "MODEL_NOT_FOUND", "no replica has loaded a model of this name")
             }
@@ -235,6 +241,7 @@ mod tests {
             Refusal::Step { id: "first".into(), error: Box::new(step(Some(RETRY_AFTER))) },
             Refusal::QuorumNotReached { quorum: 2, failed: 1 },
             Refusal::ReplyTooLarge { bytes_max: 1 },
+            Refusal::UnknownService { field: "services[0]".into(), name: "x".into() },
             Refusal::ModelNotFound,
             Refusal::Engine("no reply"),
         ]

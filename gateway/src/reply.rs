@@ -150,6 +150,11 @@ impl Reply {
         }
     }
 
+    /// The status of a reply that is here as a whole; UNKNOWN as long as it is not.
+    pub(crate) fn code(&self) -> Code {
+        self.trailers().map_or(Code::Unknown, code)
+    }
+
     /// Takes out what the replica says about its load, if the reply is here as a whole: that is between the replica and
     /// the gateway.
     pub(crate) fn take_report(&mut self) -> Option<Report> {
@@ -175,7 +180,7 @@ impl Reply {
     /// Reads the reply to its end: its DATA frames and its trailers. `keep` is asked before a frame is kept.
     pub(crate) async fn collect(
         self,
-        mut flight: Option<Flight>,
+        flight: Option<Flight>,
         mut keep: impl FnMut(usize) -> Result<(), Refusal>,
     ) -> Result<(Vec<Bytes>, HeaderMap), Refusal> {
         let Self { head, frames, mut rest } = self;
@@ -186,19 +191,23 @@ impl Reply {
         let mut trailers = match &mut rest {
             Rest::Trailers(trailers) => return Ok((chunks, trailers.take().unwrap_or(head.headers))),
             Rest::Upstream(_) | Rest::Local(_) => loop {
-                let Some(frame) = poll_fn(|cx| rest.poll_frame(cx)).await else { break HeaderMap::new() };
-                match frame?.into_data() {
-                    Ok(data) => {
+                match poll_fn(|cx| rest.poll_frame(cx)).await.map(|frame| frame.map(Frame::into_data)) {
+                    Some(Ok(Ok(data))) => {
                         keep(data.len())?;
                         chunks.push(data);
                     }
-                    Err(frame) => break frame.into_trailers().unwrap_or_default(),
+                    Some(Ok(Err(frame))) => break frame.into_trailers().unwrap_or_default(),
+                    Some(Err(lost)) => {
+                        flight.into_iter().for_each(Flight::lose);
+                        return Err(lost);
+                    }
+                    None => break HeaderMap::new(),
                 }
             },
         };
         let report = Report::take(&mut trailers);
-        if let Some(flight) = flight.take() {
-            flight.land(report);
+        if let Some(flight) = flight {
+            flight.land(code(&trailers), report);
         }
         Ok((chunks, trailers))
     }
@@ -313,10 +322,11 @@ impl ReplyBody {
         match frame.into_trailers() {
             Ok(mut trailers) => {
                 let report = Report::take(&mut trailers);
+                let code = code(&trailers);
                 if let Some(flight) = self.flight.take() {
-                    flight.land(report);
+                    flight.land(code, report);
                 }
-                self.record.status(code(&trailers));
+                self.record.status(code);
                 self.rest = Rest::Trailers(None);
                 Frame::trailers(trailers)
             }
@@ -327,7 +337,10 @@ impl ReplyBody {
     /// Ends the reply with the gateway's own trailers, and the stream to the replica with it.
     fn refuse(&mut self, refusal: &Refusal) -> Frame<Bytes> {
         self.record.refused(refusal);
-        self.flight = None;
+        let flight = self.flight.take();
+        if matches!(refusal, Refusal::ReplicaLost { .. }) {
+            flight.into_iter().for_each(Flight::lose);
+        }
         self.rest = Rest::Trailers(None);
         Frame::trailers(refusal.trailers())
     }

@@ -133,7 +133,7 @@ impl Stack {
         body: Incoming,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
-        record.takes(upstream.admit()?);
+        record.is_to(upstream)?;
         let settings = &self.mesh.settings;
         let (mesh, method, headers, worker) = (&*self.mesh, &*route.method, &head.headers, self.worker);
         let (reply, flight) = match method.shape {

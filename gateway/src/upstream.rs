@@ -25,6 +25,7 @@ pub(crate) use self::{
 use crate::{
     balance::{Outstanding, Speed, Work, least_work},
     config::ServiceSettings,
+    figures::Figures,
     refuse::Refusal,
     retry::{Budget, Next},
 };
@@ -43,6 +44,11 @@ pub(crate) struct Upstream {
     pub(crate) retries: Budget,
     /// Opens connections to its replicas.
     pub(crate) dialer: Dialer,
+    /// Tells of replicas that come, go or change their state.
+    pub(crate) changes: Changes,
+    /// Calls that have ended.
+    pub(crate) figures: Figures,
+    waiting: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
     rotation: AtomicUsize,
@@ -59,6 +65,10 @@ pub(crate) struct BatchBounds {
     pub(crate) items_max: usize,
 }
 
+/// Tells whoever subscribes that something about any replica has changed; not what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes(Arc<watch::Sender<()>>);
+
 /// A call that the service has been charged with.
 pub(crate) struct Picked {
     pub(crate) endpoint: Arc<Endpoint>,
@@ -73,7 +83,13 @@ pub(crate) struct InFlight(Arc<AtomicUsize>);
 
 impl Upstream {
     /// A service without replicas.
-    pub(crate) fn new(name: &str, dialer: Dialer, retries: Budget, settings: &ServiceSettings) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        dialer: Dialer,
+        retries: Budget,
+        settings: &ServiceSettings,
+        changes: &Changes,
+    ) -> Self {
         let ServiceSettings { in_flight_max, split_items, batch_items_max, .. } = *settings;
         Self {
             name: name.into(),
@@ -82,6 +98,9 @@ impl Upstream {
             speed: Speed::default(),
             retries,
             dialer,
+            changes: changes.clone(),
+            figures: Figures::default(),
+            waiting: Arc::default(),
             in_flight: Arc::default(),
             in_flight_max,
             rotation: AtomicUsize::new(0),
@@ -124,6 +143,21 @@ impl Upstream {
         Some(Picked { endpoint: Arc::clone(endpoint), outstanding: endpoint.load.start(estimate_us) })
     }
 
+    /// A call waits for a ready replica until this is dropped.
+    pub(crate) fn wait(&self) -> Option<InFlight> {
+        InFlight::count(&self.waiting, usize::MAX)
+    }
+
+    /// Calls that wait for a ready replica.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Calls that have not ended.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
     /// Waits until a replica is ready.
     pub(crate) async fn any_ready(&self) {
         // The sender lives as long as `self`, so the wait cannot fail.
@@ -134,6 +168,20 @@ impl Upstream {
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// Something has changed.
+    pub(crate) fn tell(&self) {
+        self.0.send_replace(());
+    }
+
+    /// Hears of every change from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
     }
 }
 

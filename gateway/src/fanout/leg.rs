@@ -80,7 +80,7 @@ impl Leg<'_> {
             return Err(Refusal::UnknownMethod { path: step.path.to_owned() });
         };
         record.takes(stack.mesh.admit()?);
-        record.takes(upstream.admit()?);
+        record.is_to(upstream)?;
         let mut headers = fan_out.headers.clone();
         headers.insert(trace::HEADER, trace.to_header());
         let unary = Unary {

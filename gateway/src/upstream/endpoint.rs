@@ -4,8 +4,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::uri::Authority;
@@ -14,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::connect::Pool;
+use super::{Changes, connect::Pool};
 use crate::{balance::Load, route::Shape};
 
 /// Whether a replica gets calls.
@@ -42,6 +43,9 @@ pub(crate) struct Endpoint {
     /// Wakes its health watch: somebody has reason to doubt its state.
     pub(crate) doubt: Notify,
     state: AtomicU8,
+    /// When it came to this state, in microseconds after 1970.
+    since_us: AtomicU64,
+    changes: Changes,
     ready: Arc<watch::Sender<usize>>,
     pools: Box<[Lanes]>,
 }
@@ -54,11 +58,12 @@ struct Lanes {
 }
 
 impl Endpoint {
-    /// A replica that nobody has asked yet. `ready` counts it while it is ready.
+    /// A replica that nobody has asked yet. `ready` counts it while it is ready, `changes` hears of its states.
     pub(crate) fn new(
         address: SocketAddr,
         authority: Authority,
         ready: &Arc<watch::Sender<usize>>,
+        changes: &Changes,
         workers: usize,
     ) -> Self {
         let lanes = || Lanes { unary: Pool::default(), streaming: Pool::default() };
@@ -68,6 +73,8 @@ impl Endpoint {
             load: Arc::new(Load::new(Instant::now())),
             doubt: Notify::new(),
             state: AtomicU8::new(State::Unknown as u8),
+            since_us: AtomicU64::new(micros(SystemTime::now())),
+            changes: changes.clone(),
             ready: Arc::clone(ready),
             pools: std::iter::repeat_with(lanes).take(workers).collect(),
         }
@@ -76,6 +83,11 @@ impl Endpoint {
     /// The state now.
     pub(crate) fn state(&self) -> State {
         State::of(self.state.load(Ordering::Acquire))
+    }
+
+    /// When it came to this state.
+    pub(crate) fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(self.since_us.load(Ordering::Relaxed))
     }
 
     /// Sets what the health watch found out.
@@ -109,12 +121,18 @@ impl Endpoint {
             return;
         }
         tracing::info!(endpoint = %self.address, ?old, ?new, "replica");
+        self.since_us.store(micros(SystemTime::now()), Ordering::Relaxed);
         match (old, new) {
             (_, State::Ready) => self.ready.send_modify(|ready| *ready += 1),
             (State::Ready, _) => self.ready.send_modify(|ready| *ready -= 1),
             _ => {}
         }
+        self.changes.tell();
     }
+}
+
+fn micros(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl State {
@@ -137,7 +155,7 @@ mod tests {
         let ready = Arc::new(watch::Sender::new(0));
         let receiver = ready.subscribe();
         let authority = Authority::from_static("127.0.0.1:7001");
-        (Endpoint::new(([127, 0, 0, 1], 7001).into(), authority, &ready, 1), receiver)
+        (Endpoint::new(([127, 0, 0, 1], 7001).into(), authority, &ready, &Changes::default(), 1), receiver)
     }
 
     #[test]
@@ -171,6 +189,21 @@ mod tests {
         endpoint.suspect();
         assert_eq!((endpoint.state(), *ready.borrow()), (State::Down, 0));
         endpoint.doubt.notified().await;
+    }
+
+    #[test]
+    fn a_change_of_state_is_told_and_dated_and_the_same_state_is_not() {
+        let (endpoint, _) = endpoint();
+        let mut changes = endpoint.changes.subscribe();
+        let born = endpoint.since();
+        endpoint.set(State::Ready);
+        assert!(changes.has_changed().unwrap() && endpoint.since() >= born);
+        changes.mark_unchanged();
+        let since = endpoint.since();
+        endpoint.set(State::Ready);
+        assert!(!changes.has_changed().unwrap() && endpoint.since() == since);
+        endpoint.suspect();
+        assert!(changes.has_changed().unwrap());
     }
 
     #[test]

@@ -62,10 +62,12 @@ impl Watches {
                 tracing::warn!(%address, "no address that a request can name; left out");
                 continue;
             };
-            let endpoint = Arc::new(Endpoint::new(*address, authority, &upstream.ready, self.resolution.workers));
+            let (ready, changes) = (&upstream.ready, &upstream.changes);
+            let endpoint = Arc::new(Endpoint::new(*address, authority, ready, changes, self.resolution.workers));
             let watch = watch_health(Arc::clone(&endpoint), upstream.dialer.clone(), self.resolution.health.clone());
             self.running.push((endpoint, AbortOnDropHandle::new(tokio::spawn(watch))));
         }
         upstream.endpoints.store(Arc::new(self.running.iter().map(|(endpoint, _)| Arc::clone(endpoint)).collect()));
+        upstream.changes.tell();
     }
 }

@@ -18,3 +18,4 @@ mod replica;
 mod retries;
 mod shutdown;
 mod streams;
+mod topology;
