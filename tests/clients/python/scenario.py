@@ -46,6 +46,12 @@ def big() -> list[embedding.EmbedInput]:
     return texts(*[" ".join(["house"] * 200)] * 256)
 
 
+def send(
+    channel: grpc.Channel, request: embedding.EmbedRequest, timeout: float = PATIENCE
+) -> embedding.EmbedResponse:
+    return EmbeddingServiceStub(channel).Embed(request, timeout=timeout)
+
+
 def vector(result: embedding.EmbedResult) -> tuple[float, ...]:
     expect("outcome", result.WhichOneof("outcome"), "embedding")
     return struct.unpack(f"<{result.embedding.dimensions}f", result.embedding.data)
@@ -86,7 +92,7 @@ def expect_reason(error: grpc.RpcError, reason: str) -> None:
 
 
 def embed(channel: grpc.Channel) -> None:
-    response = EmbeddingServiceStub(channel).Embed(embedding.EmbedRequest(inputs=texts(FOOD)), timeout=PATIENCE)
+    response = send(channel, embedding.EmbedRequest(inputs=texts(FOOD)))
     expect("indexes", [result.index for result in response.results], [0])
     numbers = vector(response.results[0])
     expect("dimensions", len(numbers), 384)
@@ -143,8 +149,7 @@ def fan_out(channel: grpc.Channel) -> None:
 
 
 def item_error(channel: grpc.Channel) -> None:
-    request = embedding.EmbedRequest(inputs=texts("good", "", "also good"))
-    results = EmbeddingServiceStub(channel).Embed(request, timeout=PATIENCE).results
+    results = send(channel, embedding.EmbedRequest(inputs=texts("good", "", "also good"))).results
     outcomes = [result.WhichOneof("outcome") for result in results]
     expect("outcomes", outcomes, ["embedding", "error", "embedding"])
     expect("reason", results[1].error.reason, common.ERROR_REASON_EMPTY_INPUT)
@@ -152,8 +157,7 @@ def item_error(channel: grpc.Channel) -> None:
 
 def bad_field(channel: grpc.Channel) -> None:
     request = embedding.EmbedRequest(inputs=texts(FOOD), params=embedding.EmbedParams(encoding=99))
-    call = lambda: EmbeddingServiceStub(channel).Embed(request, timeout=PATIENCE)
-    error = refused(call, grpc.StatusCode.INVALID_ARGUMENT)
+    error = refused(lambda: send(channel, request), grpc.StatusCode.INVALID_ARGUMENT)
     expect_reason(error, "BAD_PARAMETER")
     fields = [violation.field for violation in detail(error, error_details_pb2.BadRequest).field_violations]
     expect("fields", fields, ["params.encoding"])
@@ -161,16 +165,16 @@ def bad_field(channel: grpc.Channel) -> None:
 
 def no_capacity(_channel: grpc.Channel) -> None:
     with connect(ADDRESS_EMPTY) as empty:
-        call = lambda: EmbeddingServiceStub(empty).Embed(embedding.EmbedRequest(inputs=texts(FOOD)), timeout=PATIENCE)
-        error = refused(call, grpc.StatusCode.UNAVAILABLE)
+        request = embedding.EmbedRequest(inputs=texts(FOOD))
+        error = refused(lambda: send(empty, request), grpc.StatusCode.UNAVAILABLE)
     expect_reason(error, "NO_CAPACITY")
     delay = detail(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta()
     require(delay.total_seconds() > 0, f"the delay is {delay}")
 
 
 def deadline(channel: grpc.Channel) -> None:
-    call = lambda: EmbeddingServiceStub(channel).Embed(embedding.EmbedRequest(inputs=big()), timeout=0.001)
-    refused(call, grpc.StatusCode.DEADLINE_EXCEEDED)
+    request = embedding.EmbedRequest(inputs=big())
+    refused(lambda: send(channel, request, timeout=0.001), grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def cancel(channel: grpc.Channel) -> None:
@@ -190,7 +194,7 @@ def mtls(_channel: grpc.Channel) -> None:
     for name, code in [(None, grpc.StatusCode.UNAVAILABLE), ("vision", grpc.StatusCode.PERMISSION_DENIED)]:
         with connect(ADDRESS, name) as stranger:
             request = embedding.EmbedRequest(inputs=texts(FOOD))
-            error = refused(lambda: EmbeddingServiceStub(stranger).Embed(request, timeout=PATIENCE), code)
+            error = refused(lambda: send(stranger, request), code)
     expect_reason(error, "NOT_ALLOWED")
 
 
