@@ -1,6 +1,11 @@
 //! A mesh whose processes a test starts one by one, as an orchestrator does: nobody starts them again.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use chassis::server::Addresses;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -28,17 +33,27 @@ pub(crate) struct Roles {
 impl Roles {
     /// One replica for every entry, `["embedding", "embedding", "vision"]`, and a gateway; waits until all serve.
     pub(crate) async fn start(services: &[&str]) -> Self {
+        Self::start_with(services, "").await
+    }
+
+    /// The same, with more configuration for each service, as TOML.
+    pub(crate) async fn start_with(services: &[&str], more: &str) -> Self {
         let folder = Folder::new();
         let made = tamis(folder.path(), &["certs", "init"]).await;
         assert!(made.success, "{}", made.stderr);
         let mut running = Vec::new();
         for (index, role) in services.iter().enumerate() {
-            running.push(run(&folder, role, &format!("{role}-{index}"), "").await);
+            running.push(run(&folder, role, &format!("{role}-{index}"), more).await);
         }
         let gateway = run(&folder, "gateway", "gateway", &gateway_config(services, &running)).await;
         let roles = Self { services: running, gateway, folder };
         roles.serving(services).await;
         roles
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A connection of the development client to the gateway.

@@ -1,7 +1,7 @@
 //! `tamis call`: calls the mesh as any other client would.
 
 mod classify;
-mod client;
+pub(crate) mod client;
 mod embed;
 pub(crate) mod failure;
 mod labels;
@@ -65,9 +65,16 @@ pub(crate) struct Flags {
     /// Deadline of the call.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     timeout: Span,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Whom to call, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Target {
     /// Address of the gateway, host:port [default: that of the mesh on this machine, else 127.0.0.1:8443].
     #[arg(long, value_name = "ADDRESS")]
-    address: Option<String>,
+    pub(crate) address: Option<String>,
     /// Certificate of the authority to trust [default: ca.pem in the data directory].
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -127,9 +134,14 @@ fn show(flags: &Flags, reply: &impl Reply) -> anyhow::Result<()> {
         say(reply.table())?;
     }
     let (failed, items) = reply.failed();
+    judge(failed, items, reply.item())
+}
+
+fn judge(failed: usize, items: usize, item: &str) -> anyhow::Result<()> {
     if failed == 0 {
         return Ok(());
     }
-    let what = format!("{failed} of {items} item{} failed", if items == 1 { "" } else { "s" });
-    bail!(Advice::new(what, "the reason stands in the item's place above; the others are not affected"))
+    let what = format!("{failed} of {items} {item}{} failed", if items == 1 { "" } else { "s" });
+    let help = format!("the reason stands in the {item}'s place above; the others are not affected");
+    bail!(Advice::new(what, help))
 }

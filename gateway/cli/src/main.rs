@@ -1,12 +1,14 @@
 //! `tamis`: every role of the mesh in one executable, and the commands around it.
 
 mod advice;
+mod bench;
 mod call;
 mod certs;
 mod home;
 mod mesh;
 mod models;
 mod output;
+mod process;
 mod role;
 mod serve;
 mod signals;
@@ -58,6 +60,10 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  tamis call embed 'A man is eating food.' 'Someone has a meal.'")]
     Call(call::Command),
     /// List, pull, add, remove and verify models.
+    /// Measure a mesh: a load generator.
+    #[command(subcommand, after_help = "Example:\n  tamis bench load --rate 100 --duration 30s")]
+    Bench(bench::Command),
+    /// List, pull and verify models.
     #[command(subcommand, after_help = "Example:\n  tamis models list")]
     Models(models::Command),
     /// Make, issue and show certificates.
@@ -101,6 +107,7 @@ fn run(cli: Cli, variables: &Variables) -> anyhow::Result<()> {
         Command::Vision(args) => role(Role::Vision, args),
         Command::Up(args) => up::run(&args, &home?, variables),
         Command::Call(command) => call::run(command, &home?),
+        Command::Bench(command) => bench::run(command, &home?),
         Command::Models(command) => models::run(command, &home?),
         Command::Certs(command) => certs::run(command, &home?),
     }

@@ -67,9 +67,28 @@ pub(crate) fn excerpt_path(path: &str, width_max: usize) -> String {
     format!("…{tail}")
 }
 
+/// Microseconds as people read them.
+pub(crate) fn duration(micros: f64) -> String {
+    let (value, unit) = match micros {
+        m if m < 1e3 => (m, "µs"),
+        m if m < 1e6 => (m / 1e3, "ms"),
+        m => (m / 1e6, "s"),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_three_digits_and_a_unit() {
+        assert_eq!(
+            [900.0, 2_500.0, 15_040.0, 250_000.0, 1.5e6].map(duration),
+            ["900 µs", "2.50 ms", "15.0 ms", "250 ms", "1.50 s"]
+        );
+    }
 
     #[test]
     fn a_table_has_aligned_columns_and_no_trailing_blanks() {

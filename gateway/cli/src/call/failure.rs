@@ -113,7 +113,7 @@ fn tls_failure(error: &rustls::Error, address: &str) -> anyhow::Error {
 }
 
 /// The error of this type that caused the other. An I/O error hides the one that it wraps from `source`.
-fn caused_by<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+pub(crate) fn caused_by<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
@@ -128,7 +128,8 @@ fn caused_by<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option
     None
 }
 
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// The error and its causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
@@ -140,7 +141,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The code as gRPC writes it, `NOT_FOUND`.
-fn code_name(code: Code) -> String {
+pub(crate) fn code_name(code: Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {
         if c.is_uppercase() && !name.is_empty() {

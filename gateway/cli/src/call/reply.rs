@@ -11,6 +11,10 @@ pub(crate) trait Reply {
     fn table(&self) -> String;
     /// How many items failed, of how many.
     fn failed(&self) -> (usize, usize);
+    /// What an item is called.
+    fn item(&self) -> &'static str {
+        "item"
+    }
 }
 
 /// The model that answered.
