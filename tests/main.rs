@@ -15,6 +15,7 @@ mod common;
 mod deadlines;
 mod docs;
 mod embed_stream;
+mod doctor;
 mod embedding;
 mod failures;
 mod grpcurl;

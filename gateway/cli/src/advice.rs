@@ -14,6 +14,11 @@ impl Advice {
     pub(crate) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self { what: what.into(), help: help.into() }
     }
+
+    /// What to do.
+    pub(crate) fn help(&self) -> &str {
+        &self.help
+    }
 }
 
 impl fmt::Display for Advice {

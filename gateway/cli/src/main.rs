@@ -4,6 +4,7 @@ mod advice;
 mod bench;
 mod call;
 mod certs;
+mod doctor;
 mod home;
 mod mesh;
 mod models;
@@ -60,6 +61,12 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  tamis call embed 'A man is eating food.' 'Someone has a meal.'")]
     Call(call::Command),
     /// List, pull, add, remove and verify models.
+    /// Look at everything that a mesh on this machine needs, and say what to do.
+    ///
+    /// Ports, certificates and their expiry, models, processor, memory, disk, clock, and every process of the mesh if one
+    /// runs. Fails if a check does.
+    #[command(after_help = "Examples:\n  tamis doctor\n  tamis doctor --deep --json")]
+    Doctor(doctor::Args),
     /// Measure a mesh: a load generator.
     #[command(subcommand, after_help = "Example:\n  tamis bench load --rate 100 --duration 30s")]
     Bench(bench::Command),
@@ -107,6 +114,7 @@ fn run(cli: Cli, variables: &Variables) -> anyhow::Result<()> {
         Command::Vision(args) => role(Role::Vision, args),
         Command::Up(args) => up::run(&args, &home?, variables),
         Command::Call(command) => call::run(command, &home?),
+        Command::Doctor(args) => doctor::run(&args, &home?, variables),
         Command::Bench(command) => bench::run(command, &home?),
         Command::Models(command) => models::run(command, &home?),
         Command::Certs(command) => certs::run(command, &home?),

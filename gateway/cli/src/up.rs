@@ -34,7 +34,7 @@ use crate::{
 /// Where the gateway listens if nobody says otherwise.
 pub(crate) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 /// Where its admin port is, if that is free.
-const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+pub(crate) const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 /// How long the remains of a mesh that was killed may hold its port while they drain.
 const REMAINS_MAX: Duration = Duration::from_secs(30);
 /// How often the port is tried meanwhile.
