@@ -4,7 +4,9 @@ mod classify;
 pub(crate) mod client;
 mod embed;
 pub(crate) mod failure;
+mod fanout;
 mod labels;
+mod outcome;
 mod reply;
 mod see;
 
@@ -31,6 +33,10 @@ pub(crate) enum Command {
     /// Say what images show.
     #[command(after_help = "Examples:\n  tamis call see photo.jpg cat.png\n  tamis call see --json photo.jpg")]
     See(ImageArgs),
+    /// Make several calls at once, each with an outcome of its own.
+    #[command(after_help = "Examples:\n  tamis call fanout --embed 'A text.' --classify 'A text.' --see photo.jpg\n  \
+                            tamis call fanout --embed a --embed b --classify c --policy quorum --quorum 2 --stream")]
+    Fanout(Box<fanout::Args>),
 }
 
 /// Arguments of calls that take texts.
@@ -101,6 +107,7 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
             let texts = texts(args.texts)?;
             show(&args.flags, &runtime.block_on(classify::call(texts, &args.flags, home))?)
         }
+        Command::Fanout(args) => runtime.block_on(fanout::run(&args, home)),
         Command::See(args) => {
             let images = see::read(args.images)?;
             show(&args.flags, &runtime.block_on(see::call(images, &args.flags, home))?)

@@ -37,6 +37,11 @@ pub(crate) async fn call(texts: Vec<String>, flags: &Flags, home: &Home) -> anyh
 }
 
 impl Embedded {
+    /// A reply without the texts.
+    pub(crate) fn of(response: pb::EmbedResponse) -> Self {
+        Self { texts: Vec::new(), response }
+    }
+
     fn vectors(&self) -> Vec<Option<Vec<f32>>> {
         let vector = |result: &pb::EmbedResult| match &result.outcome {
             Some(Outcome::Embedding(embedding)) => Some(values(embedding)),

@@ -23,6 +23,17 @@ pub(crate) struct Labelled {
     pub(crate) usage: Option<common::Usage>,
 }
 
+impl Labelled {
+    /// A reply without names.
+    pub(crate) fn of(
+        results: Vec<pb::ClassifyResult>,
+        model: Option<common::ModelInfo>,
+        usage: Option<common::Usage>,
+    ) -> Self {
+        Self { heading: "", names: Vec::new(), results, model, usage }
+    }
+}
+
 impl Reply for Labelled {
     fn json(&self) -> Value {
         let label = |label: &pb::Label| json!({ "id": label.id, "name": label.name, "score": label.score, "selected": label.selected });
