@@ -13,6 +13,7 @@ mod process;
 mod role;
 mod serve;
 mod signals;
+mod top;
 mod up;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -70,6 +71,11 @@ enum Command {
     /// Measure a mesh: a load generator.
     #[command(subcommand, after_help = "Example:\n  tamis bench load --rate 100 --duration 30s")]
     Bench(bench::Command),
+    /// Watch the mesh: calls, queues, latency and replicas, live.
+    ///
+    /// Keys: left and right order the services, up and down scroll the replicas, ? helps, q quits.
+    #[command(after_help = "Examples:\n  tamis top\n  tamis top --once")]
+    Top(top::Args),
     /// List, pull and verify models.
     #[command(subcommand, after_help = "Example:\n  tamis models list")]
     Models(models::Command),
@@ -115,6 +121,7 @@ fn run(cli: Cli, variables: &Variables) -> anyhow::Result<()> {
         Command::Up(args) => up::run(&args, &home?, variables),
         Command::Call(command) => call::run(command, &home?),
         Command::Doctor(args) => doctor::run(&args, &home?, variables),
+        Command::Top(args) => top::run(&args, &home?),
         Command::Bench(command) => bench::run(command, &home?),
         Command::Models(command) => models::run(command, &home?),
         Command::Certs(command) => certs::run(command, &home?),
