@@ -142,6 +142,7 @@ fn task(task: Task) -> &'static str {
         Task::Embedding => "embedding",
         Task::Classification => "classification",
         Task::Vision => "vision",
+        Task::Rerank => "rerank",
     }
 }
 

@@ -1,14 +1,16 @@
 //! The embedding service: `tamis.embedding.v1.EmbeddingService` over the models that it hosts.
 
 mod config;
+mod count;
 mod parse;
 mod plan;
+mod rerank;
 mod service;
 mod stream;
 
 use std::sync::Arc;
 
-use engine::TextModel;
+use engine::{Error as EngineError, ModelFiles, Task, TextLimits, TextModel};
 use host::{Error, Host, Service};
 use proto::embedding::v1::embedding_service_server::EmbeddingServiceServer;
 use tonic::service::Routes;
@@ -24,13 +26,24 @@ use crate::service::Embedding;
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
     let service = Service {
-        load: Box::new(move |files| TextModel::load(files, limits)),
+        load: Box::new(move |files| load(files, limits)),
         services: &["tamis.embedding.v1.EmbeddingService"],
-        methods: &[service::EMBED, service::EMBED_STREAM],
+        methods: &[service::EMBED, service::EMBED_STREAM, count::METHOD, rerank::METHOD],
         metrics: Vec::new(),
         routes: Box::new(routes),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await
+}
+
+fn load(files: &ModelFiles, limits: TextLimits) -> Result<TextModel, EngineError> {
+    let manifest = &files.manifest;
+    match manifest.task {
+        Task::Embedding | Task::Rerank => TextModel::load(files, limits),
+        other => {
+            let why = format!("its task is {other}; this service embeds and ranks");
+            Err(EngineError::Load { what: format!("model {}", manifest.name), why })
+        }
+    }
 }
 
 fn routes(host: Arc<Host<TextModel>>, limit: usize) -> Routes {

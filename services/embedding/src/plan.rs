@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chassis::refusal::Refusal;
 use engine::{ItemError, TextInput, TextModel, TextOutput, normalize};
-use host::{Host, Vector};
+use host::{Host, Vector, bad_parameter};
 use proto::{common::v1 as common, embedding::v1 as pb};
 
 use crate::parse::Params;
@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) params: Params,
     /// The space in which the vectors lie.
     pub(crate) space_id: String,
+    /// Components of the vectors.
+    pub(crate) dimensions: u32,
     unit: bool,
 }
 
@@ -28,10 +30,15 @@ impl Plan {
         let params = Params::parse(params)?;
         let model = host.catalog.select(selector, method)?;
         let info = model.info();
+        let dimensions = params.dimensions.unwrap_or(info.dimensions);
+        if dimensions > info.dimensions {
+            let message = format!("dimensions is {dimensions}, {} has {}", info.name, info.dimensions);
+            return Err(bad_parameter("params.dimensions", message));
+        }
         let unit = params.normalize.unwrap_or(info.normalize_default);
-        let space_id = info.space_id(unit);
+        let space_id = info.space_id(unit, params.dimensions);
         host::require_space(selector, &space_id)?;
-        Ok(Self { model, params, space_id, unit })
+        Ok(Self { model, params, space_id, dimensions, unit })
     }
 
     pub(crate) fn inputs(&self, inputs: Vec<pb::EmbedInput>) -> Vec<Result<TextInput, ItemError>> {
@@ -42,6 +49,7 @@ impl Plan {
     pub(crate) fn results(&self, outcomes: Vec<Result<TextOutput, ItemError>>) -> Vec<pb::EmbedResult> {
         let vector = |output: TextOutput| {
             let mut values = output.values;
+            values.truncate(self.dimensions as usize);
             if self.unit {
                 normalize(&mut values);
             }

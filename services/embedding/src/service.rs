@@ -11,7 +11,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{parse, plan::Plan, stream};
+use crate::{count, parse, plan::Plan, rerank, stream};
 
 /// Full name of the method.
 pub(crate) const EMBED: &str = "tamis.embedding.v1.EmbeddingService/Embed";
@@ -37,6 +37,19 @@ impl EmbeddingService for Embedding {
         let host = Arc::clone(&self.host);
         Ok(host::stream::run(&self.host, request, stream::read, move |config| stream::open(host, config)))
     }
+
+    async fn rerank(&self, request: Request<pb::RerankRequest>) -> Result<Response<pb::RerankResponse>, Status> {
+        let call = Call::begin(request.extensions());
+        rerank::answer(&self.host, call, request.into_inner()).await.map_err(Refusal::into_status)
+    }
+
+    async fn count_tokens(
+        &self,
+        request: Request<pb::CountTokensRequest>,
+    ) -> Result<Response<pb::CountTokensResponse>, Status> {
+        let call = Call::begin(request.extensions());
+        count::answer(&self.host, call, request.into_inner()).await.map_err(Refusal::into_status)
+    }
 }
 
 impl Embedding {
@@ -50,13 +63,16 @@ impl Embedding {
         let Computed { results, cost, spent } = self.host.compute(&plan.model, inputs, call, options).await?;
 
         let input_tokens = results.iter().flatten().map(|output| u64::from(output.tokens)).sum();
+        let mut results = plan.results(results);
+        let matrix = plan.params.matrix.then(|| host::matrix(&mut results, plan.params.encoding, plan.dimensions));
         let mut response = Response::new(pb::EmbedResponse {
-            results: plan.results(results),
+            results,
             model: Some(host::model_info(plan.model.info())),
             usage: Some(common::Usage { items, input_tokens, input_bytes, input_pixels: 0 }),
             timing: call.timing(options, &spent, &self.host.replica),
             space_id: plan.space_id,
-            ..pb::EmbedResponse::default()
+            matrix: matrix.unwrap_or_default(),
+            dimensions: plan.dimensions,
         });
         response.extensions_mut().insert(cost);
         Ok(response)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chassis::refusal::Refusal;
 use engine::TextModel;
 use host::{
-    Call, Computed, Host,
+    Call, Computed, Host, bad_parameter,
     stream::{Answer, Batch, Batches, Message, Opened},
 };
 use proto::{
@@ -35,6 +35,9 @@ pub(crate) fn open(host: Arc<Host<TextModel>>, config: pb::EmbedStreamConfig) ->
     let pb::EmbedStreamConfig { model, params, options, unordered } = config;
     host::check_options(options.as_ref())?;
     let plan = Plan::new(&host, EMBED_STREAM, model.as_ref(), params.as_ref())?;
+    if plan.params.matrix {
+        return Err(bad_parameter("params.layout", "a stream has no matrix; its vectors stand in their results"));
+    }
     Ok(Opened { batches: Stream { host, plan, options }, unordered })
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Packed<'a> {
     pub(crate) ids: &'a [u32],
     /// Where each text ends in `ids`, in rising order: as many as there are texts.
     pub(crate) ends: &'a [usize],
+    /// Which text of a pair each token belongs to, 0 or 1; `None`: there are no pairs.
+    pub(crate) types: Option<&'a [u32]>,
 }
 
 /// A network that gives every token a vector.

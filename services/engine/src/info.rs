@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use crate::{Manifest, ModelName, Revision, Space};
+use crate::{Manifest, ModelName, Revision, Space, Task};
 
 /// Facts about a loaded model, as services report them.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct ModelInfo {
     pub max_input_tokens: u32,
     /// Components of its vectors; 0: it makes none.
     pub dimensions: u32,
+    /// What it does.
+    pub task: Task,
     /// Names of its labels, in the order of its logits; empty: it has no head.
     pub labels: Vec<String>,
     /// "sha256:" and 64 hexadecimal digits of the published bytes, by file name.
@@ -55,6 +57,7 @@ impl ModelInfo {
             dtype: "f32",
             max_input_tokens: measured.max_input_tokens,
             dimensions: measured.dimensions,
+            task: manifest.task,
             labels: measured.labels,
             file_digests: manifest.files.iter().map(|f| (f.name.clone(), format!("sha256:{}", f.sha256))).collect(),
             sources: manifest.sources.iter().map(ToString::to_string).collect(),
@@ -66,10 +69,10 @@ impl ModelInfo {
         }
     }
 
-    /// Names the space of vectors made with this normalisation: vectors may be compared if and only if their space ids
-    /// are equal.
+    /// Names the space of vectors made with this normalisation and so many components, `None` for all: vectors may be
+    /// compared if and only if their space ids are equal.
     #[must_use]
-    pub fn space_id(&self, normalize: bool) -> String {
-        self.space.id(normalize)
+    pub fn space_id(&self, normalize: bool, dimensions: Option<u32>) -> String {
+        self.space.id(normalize, dimensions.filter(|kept| *kept != self.dimensions))
     }
 }

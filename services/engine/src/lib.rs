@@ -38,5 +38,5 @@ pub use parts::Parts;
 pub use pool::{Call, Done, Lane, Load, Pool, PoolSettings, Timing};
 pub use revision::{Revision, Space};
 pub use store::{AddError, Added, Addition, FileCheck, FileState, Progress, Store, TextTask};
-pub use text::{TextInput, TextLimits, TextModel, TextOutput, normalize};
-pub use tokenize::Truncation;
+pub use text::{Content, Role, TextInput, TextLimits, TextModel, TextOutput, Work, normalize};
+pub use tokenize::{First, Truncation};

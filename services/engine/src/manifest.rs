@@ -60,12 +60,13 @@ pub struct Manifest {
     /// an encoder of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseRecipe>,
-    /// How texts become vectors. Required for the tasks embedding and classification, refused for vision and where there
-    /// is a base, whose own recipe holds.
+    /// How texts become vectors. Required for all tasks but vision, which refuses it; refused also where there is a base,
+    /// whose own recipe holds.
     pub text: Option<TextRecipe>,
     /// How images become tensors. Required for the task vision, refused for the others.
     pub image: Option<ImageRecipe>,
-    /// How the last layer's numbers become labels. Required for classification and vision, refused for embedding.
+    /// How the last layer's numbers become labels. Required for classification and vision, refused for embedding and
+    /// rerank.
     pub head: Option<HeadRecipe>,
 }
 
@@ -85,6 +86,8 @@ pub enum Task {
     Classification,
     /// Images to labels and vectors.
     Vision,
+    /// Queries and documents to scores: a cross-encoder with one logit, which reads both together.
+    Rerank,
 }
 
 /// One file of a model.
@@ -128,6 +131,24 @@ pub struct TextRecipe {
     /// Most tokens of one text, special tokens included: what the model was trained for, at most the positions that
     /// its checkpoint has.
     pub max_tokens: u32,
+    /// What stands before a text, by the role of the text. Only for the task embedding. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Prompts>,
+}
+
+/// What a model was trained to find before a text, blanks at the end included; at most 1,024 bytes each. Default: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prompts {
+    /// Before a question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub query: String,
+    /// Before a document that is to be found.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub document: String,
+    /// Before a text that is compared with its like.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub symmetric: String,
 }
 
 /// How the vectors of a text's tokens become one.
@@ -315,6 +336,7 @@ impl fmt::Display for Task {
             Self::Embedding => "embedding",
             Self::Classification => "classification",
             Self::Vision => "vision",
+            Self::Rerank => "rerank",
         })
     }
 }

@@ -52,10 +52,14 @@ impl fmt::Display for Revision {
 }
 
 impl Space {
-    /// The space of vectors that are, or are not, scaled to length 1.
+    /// The space of vectors that are, or are not, scaled to length 1, and of which so many first components are kept;
+    /// `None`: all.
     #[must_use]
-    pub fn id(&self, normalize: bool) -> String {
-        digest(&(&self.0, normalize))
+    pub fn id(&self, normalize: bool, kept: Option<u32>) -> String {
+        match kept {
+            None => digest(&(&self.0, normalize)),
+            Some(kept) => digest(&(&self.0, normalize, kept)),
+        }
     }
 }
 

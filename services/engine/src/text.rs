@@ -7,10 +7,10 @@ use crate::{
     encoder::{self, Config, Encoder, Packed},
     head::Head,
     info::Measured,
-    manifest::{ModelFiles, Pooling},
+    manifest::{ModelFiles, Pooling, Prompts},
     parts,
     text::{last::Last, over::Over},
-    tokenize::{Tokenized, Tokens, Truncation},
+    tokenize::{First, Tokenized, Tokens, Truncation},
     weights::Weights,
 };
 
@@ -20,10 +20,14 @@ mod over;
 /// English has a token per four to five bytes; a low guess is the safe side for a budget.
 const BYTES_PER_TOKEN: usize = 4;
 
+/// Tokens that are counted in the time in which one is computed, about.
+const COUNTED_PER_COMPUTED: usize = 64;
+
 /// A text encoder with its tokenizer, pooling and, if it classifies, its last layer.
 pub struct TextModel {
     info: ModelInfo,
     limits: TextLimits,
+    prompts: Prompts,
     tokens: Arc<Tokens>,
     encoder: Arc<dyn Encoder>,
     pooling: Pooling,
@@ -32,30 +36,64 @@ pub struct TextModel {
     over: Option<Over>,
 }
 
-/// Bounds that are checked before a text is tokenized.
+/// Bounds of one text.
 #[derive(Clone, Copy, Debug)]
 pub struct TextLimits {
     /// Most bytes of one text.
     pub bytes_max: usize,
+    /// Most windows of a text under [`Truncation::ChunkMean`].
+    pub windows_max: usize,
 }
 
-/// One text.
+/// One input.
 #[derive(Clone, Debug)]
 pub struct TextInput {
     /// What to read.
-    pub text: String,
-    /// What happens if it is too long.
-    pub truncation: Truncation,
+    pub content: Content,
+    /// What to do with it.
+    pub work: Work,
+}
+
+/// What an input is.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A text, and what it is for.
+    Text(String, Role),
+    /// Two texts that are read together.
+    Pair(Arc<First>, String),
+    /// A text as its tokens, special tokens included.
+    Tokens(Vec<u32>),
+}
+
+/// What a text is for: the model's prompt of this role stands before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A question.
+    Query,
+    /// A document that is to be found.
+    Document,
+    /// A text that is compared with its like.
+    #[default]
+    Symmetric,
+}
+
+/// What is done with an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It is computed, cut so if it is too long.
+    Compute(Truncation),
+    /// Its tokens are counted and nothing else: [`TextOutput::values`] is empty.
+    Count,
 }
 
 /// What became of one text.
 #[derive(Clone, Debug)]
 pub struct TextOutput {
-    /// The pooled vector, not normalised; where the model has a head, the logits.
+    /// The pooled vector, not normalised; where the model has a head or ranks, the logits.
     pub values: Vec<f32>,
     /// Tokens that were computed, special tokens included.
     pub tokens: u32,
-    /// The end of the text was cut off.
+    /// A part of the text was cut off.
     pub truncated: bool,
 }
 
@@ -92,19 +130,22 @@ impl TextModel {
         let weights = Weights::map(&files.path("model.safetensors"))?;
         let network = || encoder::load(&config, &weights).map(Arc::from);
         let encoder = parts.encoders.share(parts::key(manifest, &["config.json", "model.safetensors"]), network)?;
-        let tokenizer = format!("{} {}", parts::key(manifest, &["tokenizer.json"]), recipe.max_tokens);
-        let tokens = || Tokens::load(&files.path("tokenizer.json"), recipe.max_tokens).map(Arc::new);
+        let tokenizer = parts::key(manifest, &["config.json", "tokenizer.json"]);
+        let tokenizer = format!("{tokenizer} {} {limits:?}", recipe.max_tokens);
+        let load = || Tokens::load(&files.path("tokenizer.json"), limits, recipe.max_tokens, config.vocab_size);
+        let tokens = || load().map(Arc::new);
         let hidden = encoder.dimensions();
         let last = Last::load(manifest, &config, &weights, hidden)?;
         let measured = Measured {
             max_input_tokens: recipe.max_tokens,
-            dimensions: if last.head().is_some() { 0 } else { hidden as u32 },
+            dimensions: if last.makes_vectors() { hidden as u32 } else { 0 },
             labels: last.head().map(|head| head.labels.clone()).unwrap_or_default(),
             parameter_bytes: weights.bytes,
         };
         Ok(Self {
             info: ModelInfo::new(manifest, measured),
             limits,
+            prompts: recipe.prompts.clone().unwrap_or_default(),
             tokens: parts.tokens.share(tokenizer, tokens)?,
             encoder,
             pooling: recipe.pooling,
@@ -153,16 +194,24 @@ impl TextModel {
         self.over.as_ref().map(|over| &over.base)
     }
 
-    fn tokenize(&self, input: &TextInput) -> Result<Tokenized, ItemError> {
-        let TextInput { text, truncation } = input;
-        if text.len() > self.limits.bytes_max {
-            let message = format!("the text has {} bytes, the bound is {}", text.len(), self.limits.bytes_max);
-            return Err(ItemError::new(Reason::TooLarge, message));
+    fn tokenize(&self, TextInput { content, work }: TextInput) -> Result<Tokenized, ItemError> {
+        match (content, work) {
+            (Content::Text(text, role), Work::Compute(cut)) => self.tokens.text(self.prompt(role), &text, cut),
+            (Content::Text(text, role), Work::Count) => self.tokens.count(self.prompt(role), &text),
+            (Content::Tokens(ids), Work::Compute(cut)) => self.tokens.ids(ids, cut),
+            (Content::Pair(first, second), Work::Compute(cut)) => self.tokens.pair(&first, &second, cut),
+            (Content::Tokens(_) | Content::Pair(..), Work::Count) => {
+                Err(ItemError::new(Reason::BadParameter, "only the tokens of a text are counted"))
+            }
         }
-        if text.chars().all(char::is_whitespace) {
-            return Err(ItemError::new(Reason::Empty, "the text has no character that is not white space"));
+    }
+
+    fn prompt(&self, role: Role) -> &str {
+        match role {
+            Role::Query => &self.prompts.query,
+            Role::Document => &self.prompts.document,
+            Role::Symmetric => &self.prompts.symmetric,
         }
-        self.tokens.encode(text, *truncation)
     }
 
     /// A text's answer from the vectors of its tokens.
@@ -184,35 +233,69 @@ impl Model for TextModel {
     type Output = TextOutput;
 
     fn units(&self, input: &TextInput) -> u32 {
-        let guess = u32::try_from(input.text.len() / BYTES_PER_TOKEN + 2).unwrap_or(u32::MAX);
-        guess.min(self.info.max_input_tokens).max(1)
+        let guess = |bytes: usize| bytes / BYTES_PER_TOKEN + 2;
+        let tokens = match &input.content {
+            Content::Text(text, role) => guess(self.prompt(*role).len() + text.len()),
+            Content::Pair(first, second) => guess(first.bytes() + second.len()),
+            Content::Tokens(ids) => ids.len(),
+        };
+        let max = self.info.max_input_tokens as usize;
+        let units = match input.work {
+            Work::Compute(Truncation::ChunkMean) => tokens.min(max.saturating_mul(self.limits.windows_max)),
+            Work::Compute(_) => tokens.min(max),
+            Work::Count => tokens / COUNTED_PER_COMPUTED,
+        };
+        u32::try_from(units).unwrap_or(u32::MAX).max(1)
     }
 
     fn run(&self, inputs: Vec<TextInput>, watch: &mut Watch<'_>) -> Vec<Result<TextOutput, ItemError>> {
-        let tokenized: Vec<_> = inputs.iter().map(|input| self.tokenize(input)).collect();
-        let (mut ids, mut ends) = (Vec::new(), Vec::new());
-        for text in tokenized.iter().flatten() {
-            ids.extend_from_slice(&text.ids);
+        let tokenized: Vec<_> = inputs.into_iter().map(|input| self.tokenize(input)).collect();
+        let (mut ids, mut types, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for window in tokenized.iter().flatten().flat_map(|text| &text.windows) {
+            ids.extend_from_slice(&window.ids);
+            match &window.types {
+                Some(of_pair) => types.extend_from_slice(of_pair),
+                None => types.resize(ids.len(), 0),
+            }
             ends.push(ids.len());
         }
         watch.prepared();
-        let batch = Packed { ids: &ids, ends: &ends };
+        let pairs = types.iter().any(|of_pair| *of_pair != 0);
+        let batch = Packed { ids: &ids, ends: &ends, types: pairs.then_some(types.as_slice()) };
         let width = self.encoder.dimensions();
         let mut rows = vec![0.0; ids.len() * width];
         // A text that could not be tokenized fails alone; when none is left there is nothing to encode.
         let encoded = if ends.is_empty() { Ok(()) } else { self.encoder.encode(batch, &|| watch.wanted(), &mut rows) };
-        let mut texts = batch.texts();
+        let mut windows = batch.texts();
         let outputs = tokenized.into_iter().map(|text| {
-            let Tokenized { ids, truncated } = text?;
-            let (start, length) = texts.next().unwrap_or((0, 0));
+            let Tokenized { windows: own, tokens, truncated } = text?;
+            let own: Vec<_> = windows.by_ref().take(own.len()).collect();
+            if own.is_empty() {
+                return Ok(TextOutput { values: Vec::new(), tokens, truncated });
+            }
             encoded.clone()?;
-            let values = self.finish(&rows[start * width..(start + length) * width])?;
-            Ok(TextOutput { values, tokens: ids.len() as u32, truncated })
+            let finish = |(start, length): &(usize, usize)| self.finish(&rows[start * width..(start + length) * width]);
+            let parts = own.iter().map(finish).collect::<Result<Vec<_>, _>>()?;
+            let weights: Vec<_> = own.iter().map(|(_, length)| *length).collect();
+            Ok(TextOutput { values: mean(parts, &weights), tokens, truncated })
         });
         let outputs = outputs.collect();
         watch.computed();
         outputs
     }
+}
+
+/// The mean of the windows of a text, of which there is at least one, weighted by their tokens.
+fn mean(mut parts: Vec<Vec<f32>>, weights: &[usize]) -> Vec<f32> {
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    let mut sum = vec![0.0_f64; parts[0].len()];
+    for (part, weight) in parts.iter().zip(weights) {
+        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x) * *weight as f64);
+    }
+    let total = weights.iter().sum::<usize>() as f64;
+    sum.into_iter().map(|sum| (sum / total) as f32).collect()
 }
 
 /// One vector from the vectors of a text's tokens, of which there is at least one.

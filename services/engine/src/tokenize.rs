@@ -1,16 +1,26 @@
-//! Text to token ids.
+//! Text to token ids, cut to what the model takes.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, PostProcessor as _, Tokenizer, TruncationDirection};
 
-use crate::{Error, ItemError, Reason};
+use crate::{Error, ItemError, Reason, text::TextLimits};
+
+mod fit;
+
+use self::fit::{Ends, Fit};
 
 /// A tokenizer that neither pads nor cuts on its own: published tokenizer.json files often carry settings for both.
 pub(crate) struct Tokens {
     tokenizer: Tokenizer,
+    limits: TextLimits,
     /// Most tokens of one text, special tokens included.
     max: usize,
+    /// Ids that the model has vectors for: 0 to one less.
+    vocabulary: usize,
 }
 
 /// What happens to a text that has more tokens than the model takes.
@@ -18,47 +28,228 @@ pub(crate) struct Tokens {
 pub enum Truncation {
     /// It fails with [`Reason::TooLong`].
     Error,
-    /// Its end is cut off.
+    /// Its end is cut off; of a pair, the end of the longer text.
     End,
+    /// Its start is cut off.
+    Start,
+    /// It is computed in windows, and the answer is their mean weighted by tokens.
+    ChunkMean,
 }
 
-/// A text's tokens.
+/// The first text of a pair. Tokenized once, by whoever needs it first, for all pairs that share it.
+#[derive(Debug)]
+pub struct First {
+    text: String,
+    /// It is never cut, and may use half of the model's tokens.
+    whole: bool,
+    encoding: OnceLock<Result<Encoding, ItemError>>,
+}
+
+/// A text's tokens, in the windows in which it is computed.
 pub(crate) struct Tokenized {
-    pub(crate) ids: Vec<u32>,
+    /// One, but for [`Truncation::ChunkMean`]; none if the tokens are only counted.
+    pub(crate) windows: Vec<Window>,
+    /// Tokens of all windows.
+    pub(crate) tokens: u32,
     pub(crate) truncated: bool,
 }
 
+/// Tokens that are computed together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) ids: Vec<u32>,
+    /// Which text of a pair each token belongs to; `None`: all to the first.
+    pub(crate) types: Option<Vec<u32>>,
+}
+
+// === impl First ===
+
+impl First {
+    /// A text that may be cut, like the second one.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { text: text.into(), whole: false, encoding: OnceLock::new() })
+    }
+
+    /// A query: it is read whole, or the pair fails.
+    #[must_use]
+    pub fn query(text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { text: text.into(), whole: true, encoding: OnceLock::new() })
+    }
+
+    /// Bytes of the text.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Why no pair with this text can be computed, once one was tried.
+    #[must_use]
+    pub fn failure(&self) -> Option<&ItemError> {
+        self.encoding.get()?.as_ref().err()
+    }
+}
+
+// === impl Tokens ===
+
 impl Tokens {
     /// Reads a tokenizer.json.
-    pub(crate) fn load(path: &Path, max: u32) -> Result<Self, Error> {
+    pub(crate) fn load(path: &Path, limits: TextLimits, max: u32, vocabulary: usize) -> Result<Self, Error> {
         let refuse = |error: tokenizers::Error| Error::load(path.display(), error);
         let mut tokenizer = Tokenizer::from_file(path).map_err(refuse)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(refuse)?;
-        Ok(Self { tokenizer, max: max as usize })
+        Ok(Self { tokenizer, limits, max: max as usize, vocabulary })
     }
 
-    /// The ids of a text, special tokens included.
-    pub(crate) fn encode(&self, text: &str, truncation: Truncation) -> Result<Tokenized, ItemError> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| {
-            // The tokenizer's message may quote the text.
-            tracing::debug!(bytes = text.len(), kind = std::any::type_name_of_val(&error), "tokenizer failed");
-            ItemError::new(Reason::Engine, "the tokenizer failed on this text")
-        })?;
-        let ids = encoding.get_ids();
+    /// The tokens of a text behind its prompt, special tokens included.
+    pub(crate) fn text(&self, prompt: &str, text: &str, truncation: Truncation) -> Result<Tokenized, ItemError> {
+        let encoding = self.encode(prompt, text)?;
+        if encoding.len() <= self.max {
+            return Ok(Tokenized::one(Window { ids: encoding.get_ids().to_vec(), types: None }, false));
+        }
+        let mask = encoding.get_special_tokens_mask();
+        let special = |mask: &mut dyn Iterator<Item = &u32>| mask.take_while(|special| **special == 1).count();
+        // What the template puts around a text stays: the model has never seen one without it. So does the prompt.
+        let mut ends = Ends { head: special(&mut mask.iter()), tail: special(&mut mask.iter().rev()) };
+        if matches!(truncation, Truncation::Start | Truncation::ChunkMean) && !prompt.is_empty() {
+            ends.head += self.prompt_tokens(prompt, text)?;
+        }
+        self.fit(truncation).cut(encoding.get_ids(), ends)
+    }
+
+    /// How many tokens [`Self::text`] would compute if the model took any number.
+    pub(crate) fn count(&self, prompt: &str, text: &str) -> Result<Tokenized, ItemError> {
+        let tokens = self.encode(prompt, text)?.len() as u32;
+        Ok(Tokenized { windows: Vec::new(), tokens, truncated: false })
+    }
+
+    /// Tokens that the caller made.
+    pub(crate) fn ids(&self, ids: Vec<u32>, truncation: Truncation) -> Result<Tokenized, ItemError> {
         if ids.is_empty() {
-            return Err(ItemError::new(Reason::Empty, "the text has no token"));
+            return Err(ItemError::new(Reason::Empty, "there are no token ids"));
+        }
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            let message = format!("the token id {id} is beyond the vocabulary of {}", self.vocabulary);
+            return Err(ItemError::new(Reason::BadParameter, message));
         }
         if ids.len() <= self.max {
-            return Ok(Tokenized { ids: ids.to_vec(), truncated: false });
+            return Ok(Tokenized::one(Window { ids, types: None }, false));
         }
-        if truncation == Truncation::Error {
-            let message = format!("the text has {} tokens, the model takes {}", ids.len(), self.max);
+        // Nobody knows which of them are special; in every template the first and the last are.
+        self.fit(truncation).cut(&ids, Ends { head: 1, tail: 1 })
+    }
+
+    /// The tokens of two texts that are read together.
+    pub(crate) fn pair(&self, first: &First, second: &str, truncation: Truncation) -> Result<Tokenized, ItemError> {
+        let first_encoding = first.encoding.get_or_init(|| self.first(first)).clone()?;
+        self.check(second)?;
+        let second_encoding = self.part(second)?;
+        let special = self.tokenizer.get_post_processor().map_or(0, |template| template.added_tokens(true));
+        let (a, b, room) = (first_encoding.len(), second_encoding.len(), self.max.saturating_sub(special));
+        let truncated = a + b > room;
+        let (a, b) = match truncation {
+            _ if !truncated => (a, b),
+            Truncation::Error => return Err(too_long(a + b + special, self.max)),
+            Truncation::End if first.whole => (a, room.saturating_sub(a)),
+            Truncation::End => fit::share(a, b, room),
+            Truncation::Start | Truncation::ChunkMean => {
+                return Err(ItemError::new(Reason::BadParameter, "a pair of texts is cut at its end, or not at all"));
+            }
+        };
+        if a == 0 || b == 0 {
+            return Err(ItemError::new(Reason::TooLong, format!("{} tokens have no room for both texts", self.max)));
+        }
+        let cut = |mut encoding: Encoding, length: usize| {
+            encoding.truncate(length, 0, TruncationDirection::Right);
+            // What was cut off is kept there, and the template would be set around it as well.
+            encoding.take_overflowing();
+            encoding
+        };
+        let (first, second) = (cut(first_encoding, a), cut(second_encoding, b));
+        let pair = self.tokenizer.post_process(first, Some(second), true).map_err(|error| failed(&error))?;
+        let window = Window { ids: pair.get_ids().to_vec(), types: Some(pair.get_type_ids().to_vec()) };
+        Ok(Tokenized::one(window, truncated))
+    }
+
+    fn first(&self, first: &First) -> Result<Encoding, ItemError> {
+        self.check(&first.text)?;
+        let encoding = self.part(&first.text)?;
+        if first.whole && encoding.len() > self.max / 2 {
+            let message =
+                format!("the query has {} tokens, half of the model's {} are its bound", encoding.len(), self.max);
             return Err(ItemError::new(Reason::TooLong, message));
         }
-        // What the template puts at the end stays at the end: the model has never seen a text without it.
-        let tail = encoding.get_special_tokens_mask().iter().rev().take_while(|special| **special == 1).count();
-        let tail = tail.min(self.max);
-        let kept = self.max - tail;
-        Ok(Tokenized { ids: [&ids[..kept], &ids[ids.len() - tail..]].concat(), truncated: true })
+        Ok(encoding)
     }
+
+    /// A text's own tokens, without the template's.
+    fn part(&self, text: &str) -> Result<Encoding, ItemError> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed(&error))?;
+        if encoding.is_empty() {
+            return Err(ItemError::new(Reason::Empty, "the text has no token"));
+        }
+        Ok(encoding)
+    }
+
+    fn encode(&self, prompt: &str, text: &str) -> Result<Encoding, ItemError> {
+        self.check(text)?;
+        let prompted;
+        let whole = if prompt.is_empty() {
+            text
+        } else {
+            prompted = format!("{prompt}{text}");
+            &prompted
+        };
+        let encoding = self.tokenizer.encode_fast(whole, true).map_err(|error| failed(&error))?;
+        if encoding.is_empty() {
+            return Err(ItemError::new(Reason::Empty, "the text has no token"));
+        }
+        Ok(encoding)
+    }
+
+    fn check(&self, text: &str) -> Result<(), ItemError> {
+        if text.len() > self.limits.bytes_max {
+            let message = format!("the text has {} bytes, the bound is {}", text.len(), self.limits.bytes_max);
+            return Err(ItemError::new(Reason::TooLarge, message));
+        }
+        if text.chars().all(char::is_whitespace) {
+            return Err(ItemError::new(Reason::Empty, "the text has no character that is not white space"));
+        }
+        Ok(())
+    }
+
+    /// Tokens that lie in the prompt. Asked only for a text that is cut: it is tokenized again, with its offsets.
+    fn prompt_tokens(&self, prompt: &str, text: &str) -> Result<usize, ItemError> {
+        let encoding = self.tokenizer.encode(format!("{prompt}{text}"), true).map_err(|error| failed(&error))?;
+        let inside = |((_, end), special): (&(usize, usize), &u32)| *special == 0 && *end <= prompt.len();
+        let (offsets, mask) = (encoding.get_offsets(), encoding.get_special_tokens_mask());
+        Ok(offsets
+            .iter()
+            .zip(mask)
+            .skip_while(|(_, special)| **special == 1)
+            .take_while(|token| inside(*token))
+            .count())
+    }
+
+    fn fit(&self, truncation: Truncation) -> Fit {
+        Fit { truncation, max: self.max, windows_max: self.limits.windows_max }
+    }
+}
+
+// === impl Tokenized ===
+
+impl Tokenized {
+    fn one(window: Window, truncated: bool) -> Self {
+        Self { tokens: window.ids.len() as u32, windows: vec![window], truncated }
+    }
+}
+
+fn too_long(tokens: usize, max: usize) -> ItemError {
+    ItemError::new(Reason::TooLong, format!("the text has {tokens} tokens, the model takes {max}"))
+}
+
+/// The tokenizer's message may quote the text.
+fn failed(error: &tokenizers::Error) -> ItemError {
+    tracing::debug!(kind = std::any::type_name_of_val(error), "tokenizer failed");
+    ItemError::new(Reason::Engine, "the tokenizer failed on this text")
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use chassis::refusal::Refusal;
-use engine::{Head, ImageModel, Model, ModelInfo, TextModel};
+use engine::{Head, ImageModel, Model, ModelInfo, Task, TextModel};
 use proto::common::v1::{self as pb, ErrorReason};
 use tonic::Code;
 
@@ -43,6 +43,10 @@ impl Hosted for TextModel {
     }
     fn head(&self) -> Option<&Head> {
         self.head()
+    }
+    fn serves(&self, method: &str) -> bool {
+        // A cross-encoder reads pairs, and makes nothing but their scores.
+        method.ends_with("/Rerank") == (self.info().task == Task::Rerank)
     }
     fn self_test(&self) -> Result<(), String> {
         self_test::text(self)

@@ -26,8 +26,8 @@ pub use self::{
     limits::TextSettings,
     run::{Error, Loader, Service, serve},
     settings::HostSettings,
-    status::{bad_parameter, of_input, refusal},
-    vector::{Vector, encoding, results as vector_results},
+    status::{bad_parameter, of_item, refusal, refuse_item},
+    vector::{Vector, encoding, matrix, results as vector_results},
 };
 
 use std::sync::Arc;

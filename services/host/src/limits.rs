@@ -13,13 +13,16 @@ use serde::{Deserialize, Serialize};
 pub struct TextSettings {
     /// Most bytes of one text in UTF-8, 1B to 256MiB. Default 1MiB. Beyond: the item fails with reason INPUT_TOO_LARGE.
     pub text_bytes_max: ByteSize,
+    /// Most windows of a text that is computed in windows, 1 to 1024. Default 32. Beyond: the item fails with reason
+    /// INPUT_TOO_LONG. Services that cut texts at their ends only never reach it.
+    pub windows_max: usize,
 }
 
 impl TextSettings {
     /// The defaults.
     #[must_use]
     pub fn defaults() -> Self {
-        Self { text_bytes_max: ByteSize::mib(1) }
+        Self { text_bytes_max: ByteSize::mib(1), windows_max: 32 }
     }
 
     /// The workers that texts want: a chunk of 256 tokens fills a core, and a thousand calls of 256 tokens may wait.
@@ -32,11 +35,13 @@ impl TextSettings {
     pub fn check(&self, mistakes: &mut Mistakes) {
         let text = (1..=256 << 20).contains(&self.text_bytes_max.as_u64());
         mistakes.require(text, "limits.text_bytes_max", "must lie between 1B and 256MiB");
+        let windows = (1..=1024).contains(&self.windows_max);
+        mistakes.require(windows, "limits.windows_max", "must lie between 1 and 1024");
     }
 
     /// As the engine takes them.
     #[must_use]
     pub fn engine(&self) -> TextLimits {
-        TextLimits { bytes_max: bytes(self.text_bytes_max) }
+        TextLimits { bytes_max: bytes(self.text_bytes_max), windows_max: self.windows_max }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn describe<M: Hosted>(
         max_batch_items: host.batch_items_max,
         max_input_tokens: info.max_input_tokens,
         dimensions: info.dimensions,
-        space_id: if vectors { info.space_id(info.normalize_default) } else { String::new() },
+        space_id: if vectors { info.space_id(info.normalize_default, None) } else { String::new() },
         labels: info.labels.clone(),
         file_digests: info.file_digests.clone().into_iter().collect(),
         sources: info.sources.clone(),

@@ -1,8 +1,8 @@
 //! The test that a model must pass before it gets traffic.
 
 use engine::{
-    ImageInput, ImageModel, ImageOutputKind, ImageSource, Model, ModelInfo, PixelFormat, RawImage, TextInput,
-    TextModel, Truncation, Watch,
+    Content, First, ImageInput, ImageModel, ImageOutputKind, ImageSource, Model, ModelInfo, PixelFormat, RawImage,
+    Role, Task, TextInput, TextModel, Truncation, Watch, Work,
 };
 
 /// Reads as a sentence in the languages of most tokenizers, and is cut where a model takes fewer tokens.
@@ -10,7 +10,11 @@ const TEXT: &str = "A fine mesh lets through what is small enough.";
 
 /// Tests a model for texts.
 pub(crate) fn text(model: &TextModel) -> Result<(), String> {
-    let input = || vec![TextInput { text: TEXT.to_owned(), truncation: Truncation::End }];
+    let content = || match model.info().task {
+        Task::Rerank => Content::Pair(First::text(TEXT), TEXT.to_owned()),
+        _ => Content::Text(TEXT.to_owned(), Role::default()),
+    };
+    let input = || vec![TextInput { content: content(), work: Work::Compute(Truncation::End) }];
     twice(model, input, |output| output.values, components(model.info()))
 }
 
@@ -31,7 +35,11 @@ pub(crate) fn image(model: &ImageModel) -> Result<(), String> {
 
 /// Numbers that one input of a model for texts gives.
 fn components(info: &ModelInfo) -> usize {
-    if info.labels.is_empty() { info.dimensions as usize } else { info.labels.len() }
+    match info.task {
+        Task::Rerank => 1,
+        _ if info.labels.is_empty() => info.dimensions as usize,
+        _ => info.labels.len(),
+    }
 }
 
 fn twice<M: Model>(

@@ -17,12 +17,6 @@ pub fn bad_parameter(field: &str, message: impl Into<String>) -> Refusal {
     refusal(Code::InvalidArgument, ErrorReason::BadParameter, message).field(field)
 }
 
-/// What is wrong with an input, where it fails the whole call because it is all of it.
-#[must_use]
-pub fn of_input(error: ItemError) -> Refusal {
-    refusal(Code::InvalidArgument, reason(error.reason), error.message)
-}
-
 /// What a failure of the engine means for the whole call.
 pub(crate) fn of_engine(error: &engine::Error) -> Refusal {
     let message = error.to_string();
@@ -58,8 +52,19 @@ pub(crate) fn to_item(refusal: &Refusal) -> pb::ItemError {
     pb::ItemError { reason: reason.into(), message: refusal.message.clone() }
 }
 
+/// The failure of what a call's items share, and so of the call.
+pub fn refuse_item(error: engine::ItemError) -> Refusal {
+    let item = of_item(error);
+    let code = match item.reason() {
+        ErrorReason::Engine => Code::Internal,
+        ErrorReason::Deadline => Code::DeadlineExceeded,
+        _ => Code::InvalidArgument,
+    };
+    refusal(code, item.reason(), item.message)
+}
+
 /// An item's failure as it stands in a response.
-pub(crate) fn of_item(error: ItemError) -> pb::ItemError {
+pub fn of_item(error: ItemError) -> pb::ItemError {
     pb::ItemError { reason: reason(error.reason).into(), message: error.message }
 }
 

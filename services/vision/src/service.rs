@@ -97,7 +97,7 @@ impl Vision {
         let model = self.host.catalog.select(selector, EMBED_IMAGES)?;
         let info = model.info();
         let unit = params.normalize.unwrap_or(true);
-        let space_id = info.space_id(unit);
+        let space_id = info.space_id(unit, None);
         host::require_space(selector, &space_id)?;
 
         let images = parse::resolve(request.images, &self.contents);

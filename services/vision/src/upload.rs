@@ -7,7 +7,7 @@ use chassis::{
     refusal::Refusal,
 };
 use engine::{Dimensions, ImageLimits, ItemError, Reason};
-use host::{bad_parameter, of_input, refusal};
+use host::{bad_parameter, refusal, refuse_item};
 use proto::{common::v1::ErrorReason, vision::v1 as pb};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status};
@@ -35,7 +35,7 @@ pub(crate) async fn take(
         Ok::<_, ItemError>((size, upload.finish()))
     });
     let failed = |_| Refusal::engine("the server failed on this image; its log has the cause").into_status();
-    let (size, content) = taken.await.map_err(failed)?.map_err(|error| of_input(error).into_status())?;
+    let (size, content) = taken.await.map_err(failed)?.map_err(|error| refuse_item(error).into_status())?;
     let response = pb::UploadImageResponse {
         digest: content.digest.to_string(),
         size_bytes: content.bytes.len() as u64,
@@ -65,7 +65,7 @@ async fn receive(
         }
     }
     if upload.bytes().is_empty() {
-        return Err(of_input(ItemError::new(Reason::Empty, "the image has no bytes")).into_status());
+        return Err(refuse_item(ItemError::new(Reason::Empty, "the image has no bytes")).into_status());
     }
     Ok(upload)
 }

@@ -19,8 +19,12 @@ use crate::{
 /// An encoder with absolute positions and the normalisation after each block.
 pub(super) struct Bert {
     words: Tensor,
-    /// Positions, with the first token type added: a single text has no other type.
+    /// Positions with the first token type added, below them the same with the second: a pair of texts has both.
     positions: Tensor,
+    /// Positions of one type.
+    positions_max: u32,
+    /// Token types of which the checkpoint has a vector: 1 or 2.
+    types: u32,
     norm: AddNorm,
     layers: Vec<Layer>,
     heads: usize,
@@ -61,11 +65,15 @@ impl Bert {
         };
         let positions = table("position_embeddings", config.max_position_embeddings)?;
         let positions = positions.narrow(0, config.first_position(), config.positions())?;
+        let kinds = types.dim(0)?.min(2);
+        let typed = (0..kinds).map(|kind| positions.broadcast_add(&types.get(kind)?)).collect::<Result<Vec<_>>>()?;
         let layers = root.pp(config.family.names().layers);
         let layer = |index: usize| Layer::read(config, layers.pp(index));
         Ok(Self {
             words: table("word_embeddings", config.vocab_size)?,
-            positions: positions.broadcast_add(&types.get(0)?)?,
+            positions: Tensor::cat(&typed, 0)?,
+            positions_max: config.positions() as u32,
+            types: kinds as u32,
             norm: norm(config, embeddings.pp("LayerNorm"))?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             heads: config.num_attention_heads,
@@ -74,7 +82,13 @@ impl Bert {
 
     /// The vectors of all tokens, or nothing when nobody wants them any more.
     fn forward(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool) -> Result<Option<Tensor>> {
-        let positions: Vec<u32> = batch.texts().flat_map(|(_, length)| 0..length as u32).collect();
+        let mut positions: Vec<u32> = batch.texts().flat_map(|(_, length)| 0..length as u32).collect();
+        if let Some(types) = batch.types {
+            // A family without types tells the texts of a pair apart by the special tokens between them.
+            let row =
+                |(position, kind): (&mut u32, &u32)| *position += self.positions_max * kind.min(&(self.types - 1));
+            positions.iter_mut().zip(types).for_each(row);
+        }
         let words = self.words.index_select(&Tensor::new(batch.ids, &Device::Cpu)?, 0)?;
         let positions = self.positions.index_select(&Tensor::new(positions, &Device::Cpu)?, 0)?;
         let mut rows = self.norm.forward(&words, &positions)?;

@@ -1,12 +1,13 @@
 //! What a well-formed manifest must also satisfy.
 
-use super::{Activation, FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Source, Task};
+use super::{Activation, FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Prompts, Source, Task};
 
 const LICENCE_BYTES_MAX: usize = 128;
 const TOKENS_MAX: u32 = 1 << 20;
 const PIXELS_MAX: u32 = 4096;
 /// What a head over a base consists of.
 const HEAD_FILE: &str = "head.safetensors";
+const PROMPT_BYTES_MAX: usize = 1024;
 
 impl Manifest {
     /// All mistakes in one message, or nothing.
@@ -40,7 +41,9 @@ impl Manifest {
                 }
                 &[HEAD_FILE]
             }
-            Task::Embedding | Task::Classification => &["config.json", "model.safetensors", "tokenizer.json"],
+            Task::Embedding | Task::Classification | Task::Rerank => {
+                &["config.json", "model.safetensors", "tokenizer.json"]
+            }
             Task::Vision => &["model.safetensors"],
         };
         for name in needed {
@@ -62,11 +65,14 @@ impl Manifest {
         }
         table("text", self.text.is_some(), task != Task::Vision && self.base.is_none());
         table("image", self.image.is_some(), task == Task::Vision);
-        table("head", self.head.is_some(), task != Task::Embedding);
+        table("head", self.head.is_some(), !matches!(task, Task::Embedding | Task::Rerank));
         if let Some(text) = &self.text
             && !(1..=TOKENS_MAX).contains(&text.max_tokens)
         {
             faults.push(format!("text.max_tokens is {}: 1 to {TOKENS_MAX}", text.max_tokens));
+        }
+        if let Some(prompts) = self.text.as_ref().and_then(|text| text.prompts.as_ref()) {
+            check_prompts(prompts, task, faults);
         }
         if let Some(image) = &self.image {
             check_image(image, faults);
@@ -107,6 +113,19 @@ fn check_file(file: &FileSpec, faults: &mut Vec<String>) {
     }
     if file.convert.is_some() && file.name != "model.safetensors" {
         faults.push(format!("file {:?}: a conversion makes model.safetensors", file.name));
+    }
+}
+
+fn check_prompts(prompts: &Prompts, task: Task, faults: &mut Vec<String>) {
+    if task != Task::Embedding {
+        faults.push(format!("[text.prompts] does not belong to the task {task}"));
+    }
+    for (role, prompt) in
+        [("query", &prompts.query), ("document", &prompts.document), ("symmetric", &prompts.symmetric)]
+    {
+        if prompt.len() > PROMPT_BYTES_MAX {
+            faults.push(format!("text.prompts.{role} has {} bytes: at most {PROMPT_BYTES_MAX}", prompt.len()));
+        }
     }
 }
 
@@ -303,6 +322,26 @@ head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thre
     #[test]
     fn labels_are_a_list_or_a_known_name() {
         refuses("labels = [\"no\", \"yes\"]", "labels = \"imagenet-21k\"", "a list of names, or \"imagenet-1k\"");
+    }
+
+    #[test]
+    fn prompts_and_scores_belong_to_their_tasks() {
+        refuses(
+            "max_tokens = 256",
+            "max_tokens = 256, prompts = { query = \"q: \" }",
+            "[text.prompts] does not belong",
+        );
+        refuses("max_tokens = 256", "max_tokens = 256, prompts = { quest = \"q: \" }", "quest");
+        refuses("task = \"classification\"", "task = \"rerank\"", "[head] does not belong to the task rerank");
+        let embedding = GOOD.replace("classification", "embedding").replace("head = {", "#");
+        let long = format!("max_tokens = 256, prompts = {{ query = \"{}\" }}", "q".repeat(1025));
+        let error = Manifest::parse(&embedding.replace("max_tokens = 256", &long)).unwrap_err().to_string();
+        assert!(error.contains("text.prompts.query has 1025 bytes"), "{error}");
+        let prompts = embedding.replace("max_tokens = 256", "max_tokens = 256, prompts = { query = \"q: \" }");
+        let (with, without) = (Manifest::parse(&prompts).unwrap(), Manifest::parse(&embedding).unwrap());
+        assert_ne!(with.revision(), without.revision());
+        assert_eq!(with.space(384), without.space(384));
+        assert_eq!(Manifest::parse(&toml::to_string(&with).unwrap()).unwrap(), with);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     lock::PullLock,
 };
 use crate::{
-    Error, Manifest, Model as _, TextInput, TextLimits, TextModel, Truncation, Watch,
+    Content, Error, First, Manifest, Model as _, Role, Task, TextInput, TextLimits, TextModel, Truncation, Watch, Work,
     manifest::{ModelName, Source},
 };
 
@@ -211,8 +211,14 @@ impl Store {
     fn try_out(&self, manifest: &Manifest) -> Result<Vec<String>, AddError> {
         let refuse = |why: String| AddError::Unsupported { why };
         let files = self.open(manifest)?;
-        let model = TextModel::load(&files, TextLimits { bytes_max: 64 }).map_err(|error| refuse(error.to_string()))?;
-        let input = TextInput { text: "A man is eating food.".to_owned(), truncation: Truncation::End };
+        let limits = TextLimits { bytes_max: 64, windows_max: 1 };
+        let model = TextModel::load(&files, limits).map_err(|error| refuse(error.to_string()))?;
+        let text = "A man is eating food.";
+        let content = match manifest.task {
+            Task::Rerank => Content::Pair(First::text(text), text.to_owned()),
+            _ => Content::Text(text.to_owned(), Role::default()),
+        };
+        let input = TextInput { content, work: Work::Compute(Truncation::End) };
         let outputs = model.run(vec![input], &mut Watch::start(&|| true));
         match outputs.into_iter().next() {
             Some(Err(error)) => Err(refuse(format!("the model does not compute: {}", error.message))),

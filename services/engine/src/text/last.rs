@@ -7,7 +7,7 @@ use crate::{
     Error,
     encoder::Config,
     head::Head,
-    manifest::{Manifest, Pooling},
+    manifest::{Manifest, Pooling, Task},
     weights::Weights,
 };
 
@@ -16,6 +16,8 @@ pub(super) struct Last {
     /// Only under [`Pooling::Pooler`].
     pooler: Option<Linear>,
     classifier: Option<(Classifier, Head)>,
+    /// Only of [`Task::Rerank`]: the one logit of a cross-encoder.
+    scorer: Option<Classifier>,
 }
 
 /// The layers of a checkpoint `...ForSequenceClassification`, from a pooled vector to logits.
@@ -41,12 +43,18 @@ impl Last {
                 Some((layers, head))
             }
         };
-        Ok(Self { pooler, classifier })
+        let scorer = (manifest.task == Task::Rerank).then(|| Classifier::read(&weights.builder, hidden, 1));
+        Ok(Self { pooler, classifier, scorer: scorer.transpose().map_err(refuse)? })
     }
 
     /// What the logits mean; none if the model makes vectors.
     pub(super) fn head(&self) -> Option<&Head> {
         self.classifier.as_ref().map(|(_, head)| head)
+    }
+
+    /// It ends in a vector, and not in logits.
+    pub(super) fn makes_vectors(&self) -> bool {
+        self.classifier.is_none() && self.scorer.is_none()
     }
 
     pub(super) fn forward(&self, mut values: Vec<f32>) -> Vec<f32> {
@@ -55,6 +63,9 @@ impl Last {
             values.iter_mut().for_each(|x| *x = x.tanh());
         }
         if let Some((layers, _)) = &self.classifier {
+            values = layers.forward(values);
+        }
+        if let Some(layers) = &self.scorer {
             values = layers.forward(values);
         }
         values

@@ -7,7 +7,9 @@ use super::*;
 use crate::{Manifest, ScoreMode};
 
 mod families;
+mod inputs;
 mod over;
+mod rerank;
 
 const HIDDEN: usize = 8;
 const HEADS: usize = 2;
@@ -107,14 +109,18 @@ fn write(folder: &Path, checkpoint: &Checkpoint) {
 
 /// A model of this recipe, from files that only the test has: the store has checked their digests in real life.
 fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
-    let task = if recipe.contains("[head]") { "classification" } else { "embedding" };
+    let task = match recipe {
+        _ if recipe.contains("[head]") => "classification",
+        _ if recipe.contains("# rerank") => "rerank",
+        _ => "embedding",
+    };
     let file = |name: &str| format!("[[files]]\nname = \"{name}\"\nsha256 = \"{}\"\n", "0".repeat(64));
     let files = ["config.json", "tokenizer.json", "model.safetensors"].map(file).concat();
     let text = format!(
         "name = \"tiny\"\ntask = \"{task}\"\nlicence = \"MIT\"\nsources = [{{ hub = \"a/b\" }}]\n{files}{recipe}"
     );
     let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None };
-    TextModel::load(&files, TextLimits { bytes_max: 100 })
+    TextModel::load(&files, TextLimits { bytes_max: 100, windows_max: 3 })
 }
 
 fn tiny(recipe: &str) -> (TextModel, Checkpoint) {
@@ -124,8 +130,12 @@ fn tiny(recipe: &str) -> (TextModel, Checkpoint) {
     (load(folder.path(), recipe).unwrap(), checkpoint)
 }
 
+fn input(text: &str, truncation: Truncation) -> TextInput {
+    TextInput { content: Content::Text(text.to_owned(), Role::Symmetric), work: Work::Compute(truncation) }
+}
+
 fn run(model: &TextModel, texts: &[&str]) -> Vec<Result<TextOutput, ItemError>> {
-    let inputs = texts.iter().map(|text| TextInput { text: (*text).to_owned(), truncation: Truncation::Error });
+    let inputs = texts.iter().map(|text| input(text, Truncation::Error));
     model.run(inputs.collect(), &mut Watch::start(&|| true))
 }
 
@@ -156,10 +166,15 @@ impl Paper<'_> {
 
     /// The vectors of the tokens of one text.
     fn encode(&self, ids: &[usize]) -> Vec<Vec<f64>> {
+        self.encode_pair(ids, &vec![0; ids.len()])
+    }
+
+    /// The same where each token says which text of a pair it belongs to.
+    fn encode_pair(&self, ids: &[usize], types: &[usize]) -> Vec<Vec<f64>> {
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
         let embed = |(position, id): (usize, &usize)| {
             let word = self.row("embeddings.word_embeddings.weight", *id);
-            let typed = sum(word, self.row("embeddings.token_type_embeddings.weight", 0));
+            let typed = sum(word, self.row("embeddings.token_type_embeddings.weight", types[position]));
             self.norm("embeddings.LayerNorm", &sum(&typed, self.row("embeddings.position_embeddings.weight", position)))
         };
         let mut rows: Vec<Vec<f64>> = ids.iter().enumerate().map(embed).collect();
@@ -293,11 +308,11 @@ fn nothing_is_cut_in_silence() {
     let error = run(&model, &[long]).remove(0).unwrap_err();
     assert_eq!(error.reason, Reason::TooLong);
     assert_eq!(error.message, "the text has 10 tokens, the model takes 8");
-    let input = |text: &str| vec![TextInput { text: text.to_owned(), truncation: Truncation::End }];
-    let cut = model.run(input(long), &mut Watch::start(&|| true)).remove(0).unwrap();
+    let end = |text: &str| vec![input(text, Truncation::End)];
+    let cut = model.run(end(long), &mut Watch::start(&|| true)).remove(0).unwrap();
     assert_eq!((cut.tokens, cut.truncated), (8, true));
     // The last special token stays: the cut text is that of its first words.
-    let short = model.run(input("a man eats food a man"), &mut Watch::start(&|| true)).remove(0).unwrap();
+    let short = model.run(end("a man eats food a man"), &mut Watch::start(&|| true)).remove(0).unwrap();
     assert_eq!((short.tokens, short.truncated), (8, false));
     assert_eq!(cut.values, short.values);
 }
@@ -330,15 +345,14 @@ fn numbers_that_are_none_fail_their_text_alone() {
 #[test]
 fn what_nobody_wants_is_given_up_between_layers() {
     let (model, _) = tiny(MEAN);
-    let input = TextInput { text: "a man".to_owned(), truncation: Truncation::Error };
-    let results = model.run(vec![input], &mut Watch::start(&|| false));
+    let results = model.run(vec![input("a man", Truncation::Error)], &mut Watch::start(&|| false));
     assert_eq!(results[0].as_ref().unwrap_err().reason, Reason::Abandoned);
 }
 
 #[test]
 fn units_follow_the_length_up_to_the_limit() {
     let (model, _) = tiny(MEAN);
-    let units = |text: &str| model.units(&TextInput { text: text.to_owned(), truncation: Truncation::End });
+    let units = |text: &str| model.units(&input(text, Truncation::End));
     assert_eq!([units(""), units("a man eats"), units(&"a".repeat(90))], [2, 4, 8]);
 }
 
@@ -366,11 +380,11 @@ fn spaces_differ_by_what_moves_vectors_only() {
     let (mean, _) = tiny(MEAN);
     let (longer, _) = tiny(&MEAN.replace("= 8", "= 9"));
     let (cls, _) = tiny(&MEAN.replace("mean", "cls"));
-    assert_eq!(mean.info().space_id(true), longer.info().space_id(true));
+    assert_eq!(mean.info().space_id(true, None), longer.info().space_id(true, None));
     assert_ne!(mean.info().revision, longer.info().revision);
-    assert_ne!(mean.info().space_id(true), cls.info().space_id(true));
-    assert_ne!(mean.info().space_id(true), mean.info().space_id(false));
-    assert!(mean.info().space_id(true).starts_with("sha256:"));
+    assert_ne!(mean.info().space_id(true, None), cls.info().space_id(true, None));
+    assert_ne!(mean.info().space_id(true, None), mean.info().space_id(false, None));
+    assert!(mean.info().space_id(true, None).starts_with("sha256:"));
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn fake(name: &str, version: u32, serves: &'static [&'static str]) -> (Key, Arc<
     let revision = manifest.revision();
     let key = Key { name: name.to_owned(), revision: revision.to_string() };
     let info = ModelInfo {
+        task: engine::Task::Embedding,
         name: name.to_owned().try_into().unwrap(),
         revision,
         device: "cpu",

@@ -1,0 +1,138 @@
+//! What a text may come as, and how it is cut.
+
+use super::*;
+
+const PROMPTED: &str =
+    "[text]\npooling = \"mean\"\nmax_tokens = 8\nprompts = { query = \"food: \", document = \"man \" }\n";
+
+fn one(model: &TextModel, content: Content, work: Work) -> Result<TextOutput, ItemError> {
+    model.run(vec![TextInput { content, work }], &mut Watch::start(&|| true)).remove(0)
+}
+
+fn text(text: &str) -> Content {
+    Content::Text(text.to_owned(), Role::Symmetric)
+}
+
+fn reason(result: Result<TextOutput, ItemError>) -> Reason {
+    result.unwrap_err().reason
+}
+
+const LONG: &str = "a man eats food a man eats foods";
+/// The tokens of [`LONG`] without those of the template.
+const LONG_IDS: [usize; 9] = [4, 5, 6, 7, 4, 5, 6, 7, 8];
+
+fn around(content: &[usize]) -> Vec<usize> {
+    [&[2], content, &[3]].concat()
+}
+
+#[test]
+fn the_start_of_a_text_is_cut_off() {
+    let (model, checkpoint) = tiny(MEAN);
+    let output = one(&model, text(LONG), Work::Compute(Truncation::Start)).unwrap();
+    assert_eq!((output.tokens, output.truncated), (8, true));
+    let expected = Paper { checkpoint: &checkpoint }.encode(&around(&LONG_IDS[3..]));
+    assert_near(&output.values, &mean(&expected));
+}
+
+#[test]
+fn the_windows_of_a_text_are_weighted_by_their_tokens() {
+    let (model, checkpoint) = tiny(MEAN);
+    let paper = Paper { checkpoint: &checkpoint };
+    let output = one(&model, text(LONG), Work::Compute(Truncation::ChunkMean)).unwrap();
+    assert_eq!((output.tokens, output.truncated), (13, false));
+    let windows = [&LONG_IDS[..6], &LONG_IDS[6..]].map(around).map(|ids| (ids.len(), mean(&paper.encode(&ids))));
+    let component = |i: usize| windows.iter().map(|(n, vector)| *n as f64 * vector[i]).sum::<f64>() / 13.0;
+    assert_near(&output.values, &(0..HIDDEN).map(component).collect::<Vec<_>>());
+    // A text that fits has one window.
+    let short = one(&model, text("a man"), Work::Compute(Truncation::ChunkMean)).unwrap();
+    assert_eq!(short.values, run(&model, &["a man"]).remove(0).unwrap().values);
+    let endless = "food ".repeat(19);
+    assert_eq!(reason(one(&model, text(&endless), Work::Compute(Truncation::ChunkMean))), Reason::TooLong);
+}
+
+#[test]
+fn windows_do_not_mix_with_other_texts() {
+    let (model, _) = tiny(MEAN);
+    let inputs =
+        || [input("food", Truncation::Error), input(LONG, Truncation::ChunkMean), input("", Truncation::Error)];
+    let inputs = inputs().into_iter().chain([input("a man", Truncation::Error)]).collect();
+    let together = model.run(inputs, &mut Watch::start(&|| true));
+    let alone = one(&model, text(LONG), Work::Compute(Truncation::ChunkMean)).unwrap();
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(near(&together[1].as_ref().unwrap().values, &alone.values));
+    let last = run(&model, &["a man"]).remove(0).unwrap();
+    assert!(near(&together[3].as_ref().unwrap().values, &last.values));
+    assert!(together[2].is_err());
+}
+
+#[test]
+fn token_ids_are_computed_as_they_are() {
+    let (model, checkpoint) = tiny(MEAN);
+    let paper = Paper { checkpoint: &checkpoint };
+    let ids = |ids: &[u32], cut| one(&model, Content::Tokens(ids.to_vec()), Work::Compute(cut));
+    let output = ids(&[4, 5], Truncation::Error).unwrap();
+    assert_eq!(output.tokens, 2);
+    assert_near(&output.values, &mean(&paper.encode(&[4, 5])));
+    assert_eq!(reason(ids(&[], Truncation::Error)), Reason::Empty);
+    assert_eq!(reason(ids(&[9], Truncation::Error)), Reason::BadParameter);
+    let many = [2, 4, 5, 6, 7, 4, 5, 6, 7, 8, 3];
+    assert_eq!(reason(ids(&many, Truncation::Error)), Reason::TooLong);
+    for cut in [Truncation::Start, Truncation::End, Truncation::ChunkMean] {
+        let same = one(&model, text(LONG), Work::Compute(cut)).unwrap();
+        assert_eq!(ids(&many, cut).unwrap().values, same.values, "{cut:?}");
+    }
+}
+
+#[test]
+fn a_prompt_stands_before_every_text_of_its_role() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint("");
+    write(folder.path(), &checkpoint);
+    let model = load(folder.path(), PROMPTED).unwrap();
+    let paper = Paper { checkpoint: &checkpoint };
+    let embed = |text: &str, role| {
+        let output = one(&model, Content::Text(text.to_owned(), role), Work::Compute(Truncation::Start)).unwrap();
+        (output.tokens, output.values)
+    };
+    // ":" is not in the vocabulary: it is [UNK], id 1.
+    assert_near(&embed("a man", Role::Query).1, &mean(&paper.encode(&[2, 7, 1, 4, 5, 3])));
+    assert_near(&embed("a man", Role::Document).1, &mean(&paper.encode(&[2, 5, 4, 5, 3])));
+    assert_near(&embed("a man", Role::Symmetric).1, &mean(&paper.encode(&[2, 4, 5, 3])));
+    // What is cut is the text: its prompt stays.
+    assert_near(&embed(LONG, Role::Query).1, &mean(&paper.encode(&[2, 7, 1, 5, 6, 7, 8, 3])));
+    let blank = Content::Text(" ".to_owned(), Role::Query);
+    assert_eq!(reason(one(&model, blank, Work::Compute(Truncation::Error))), Reason::Empty);
+}
+
+#[test]
+fn tokens_are_counted_before_any_cut_and_nothing_is_computed() {
+    let (model, _) = tiny(MEAN);
+    let output = one(&model, text(LONG), Work::Count).unwrap();
+    assert_eq!((output.tokens, output.truncated, output.values.len()), (11, false, 0));
+    assert_eq!(reason(one(&model, text(""), Work::Count)), Reason::Empty);
+    assert_eq!(reason(one(&model, text(&"a".repeat(101)), Work::Count)), Reason::TooLarge);
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &checkpoint(""));
+    let prompted = load(folder.path(), PROMPTED).unwrap();
+    let query = Content::Text("a man".to_owned(), Role::Query);
+    assert_eq!(one(&prompted, query, Work::Count).unwrap().tokens, 6);
+}
+
+#[test]
+fn units_follow_what_is_computed() {
+    let (model, _) = tiny(MEAN);
+    let units = |content, work| model.units(&TextInput { content, work });
+    assert_eq!(units(Content::Tokens(vec![4; 5]), Work::Compute(Truncation::Error)), 5);
+    assert_eq!(units(Content::Tokens(vec![4; 50]), Work::Compute(Truncation::End)), 8);
+    assert_eq!(units(Content::Tokens(vec![4; 50]), Work::Compute(Truncation::ChunkMean)), 24);
+    assert_eq!(units(text(&"a".repeat(90)), Work::Count), 1);
+}
+
+#[test]
+fn fewer_components_are_another_space() {
+    let (model, _) = tiny(MEAN);
+    let space = |dimensions| model.info().space_id(true, dimensions);
+    assert_eq!(space(None), space(Some(HIDDEN as u32)));
+    assert_ne!(space(None), space(Some(4)));
+    assert_ne!(space(Some(2)), space(Some(4)));
+}
