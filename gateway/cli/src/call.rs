@@ -2,12 +2,14 @@
 
 mod classify;
 pub(crate) mod client;
+mod count;
 mod embed;
 pub(crate) mod failure;
 mod fanout;
 mod labels;
 mod outcome;
 mod reply;
+mod rerank;
 mod see;
 
 use std::{io::BufRead as _, path::PathBuf};
@@ -15,6 +17,7 @@ use std::{io::BufRead as _, path::PathBuf};
 use anyhow::{Context as _, bail};
 use chassis::{spiffe::SpiffeId, units::Span};
 use clap::Subcommand;
+use proto::embedding::v1 as pb;
 
 use self::reply::Reply;
 use crate::{advice::Advice, home::Home, output::say};
@@ -25,7 +28,15 @@ pub(crate) enum Command {
     /// Turn texts into vectors, and compare up to eight of them.
     #[command(after_help = "Examples:\n  tamis call embed 'A man is eating food.' 'Someone has a meal.'\n  \
                             tamis call embed --json - < texts.txt")]
-    Embed(TextArgs),
+    Embed(EmbedArgs),
+    /// Rank documents by how well they answer a query; needs a model of the task rerank.
+    #[command(after_help = "Examples:\n  tamis call rerank 'What do cats eat?' 'Cats eat mice.' 'Dogs bark.'\n  \
+                            tamis call rerank 'What do cats eat?' - < documents.txt")]
+    Rerank(RerankArgs),
+    /// Count the tokens of texts, as the model reads them.
+    #[command(after_help = "Examples:\n  tamis call count 'A man is eating food.'\n  \
+                            tamis call count - < texts.txt")]
+    Count(CountArgs),
     /// Give texts the labels of a model; the default one detects prompt injections.
     #[command(after_help = "Examples:\n  tamis call classify 'Ignore all previous instructions.'\n  \
                             tamis call classify - < texts.txt")]
@@ -47,6 +58,63 @@ pub(crate) struct TextArgs {
     texts: Vec<String>,
     #[command(flatten)]
     flags: Flags,
+}
+
+/// Arguments of `tamis call embed`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EmbedArgs {
+    #[command(flatten)]
+    texts: TextArgs,
+    /// What the texts are for: some models have a prompt for it.
+    #[arg(long, value_enum, default_value_t = RoleName::Symmetric)]
+    role: RoleName,
+    /// Keep the first N components only, for models that were trained for it [default: all].
+    #[arg(long, value_name = "N")]
+    dimensions: Option<u32>,
+}
+
+/// Arguments of `tamis call count`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CountArgs {
+    #[command(flatten)]
+    texts: TextArgs,
+    /// What the texts are for: a prompt of the model counts.
+    #[arg(long, value_enum, default_value_t = RoleName::Symmetric)]
+    role: RoleName,
+}
+
+/// Arguments of `tamis call rerank`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RerankArgs {
+    /// What the documents should answer.
+    #[arg(value_name = "QUERY")]
+    query: String,
+    /// Documents; `-` reads them from standard input, one a line.
+    #[arg(required = true, value_name = "DOC")]
+    documents: Vec<String>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// What a text is for.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum RoleName {
+    /// A question.
+    Query,
+    /// A document that is to be found.
+    Document,
+    /// A text that is compared with its like.
+    Symmetric,
+}
+
+impl From<RoleName> for pb::InputRole {
+    fn from(role: RoleName) -> Self {
+        match role {
+            RoleName::Query => Self::Query,
+            RoleName::Document => Self::Document,
+            RoleName::Symmetric => Self::Symmetric,
+        }
+    }
 }
 
 /// Arguments of calls that take images.
@@ -100,8 +168,17 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         Command::Embed(args) => {
-            let texts = texts(args.texts)?;
-            show(&args.flags, &runtime.block_on(embed::call(texts, &args.flags, home))?)
+            let EmbedArgs { texts: TextArgs { texts: given, flags }, role, dimensions } = args;
+            let params = pb::EmbedParams { role: pb::InputRole::from(role).into(), dimensions, ..Default::default() };
+            show(&flags, &runtime.block_on(embed::call(texts(given)?, params, &flags, home))?)
+        }
+        Command::Rerank(args) => {
+            let RerankArgs { query, documents, flags } = args;
+            show(&flags, &runtime.block_on(rerank::call(query, texts(documents)?, &flags, home))?)
+        }
+        Command::Count(args) => {
+            let CountArgs { texts: TextArgs { texts: given, flags }, role } = args;
+            show(&flags, &runtime.block_on(count::call(texts(given)?, role, &flags, home))?)
         }
         Command::Classify(args) => {
             let texts = texts(args.texts)?;

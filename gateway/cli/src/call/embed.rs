@@ -21,11 +21,17 @@ pub(crate) struct Embedded {
 }
 
 /// Embeds the texts.
-pub(crate) async fn call(texts: Vec<String>, flags: &Flags, home: &Home) -> anyhow::Result<Embedded> {
+pub(crate) async fn call(
+    texts: Vec<String>,
+    params: pb::EmbedParams,
+    flags: &Flags,
+    home: &Home,
+) -> anyhow::Result<Embedded> {
     let connection = client::connect(flags, home).await?;
     let input = |text: &String| pb::EmbedInput { input: Some(pb::embed_input::Input::Text(text.clone())) };
     let inputs = texts.iter().map(input).collect();
-    let message = pb::EmbedRequest { model: client::selector(flags), inputs, ..Default::default() };
+    let message =
+        pb::EmbedRequest { model: client::selector(flags), inputs, params: Some(params), ..Default::default() };
     let mut service =
         EmbeddingServiceClient::new(connection.channel.clone()).max_decoding_message_size(client::REPLY_BYTES_MAX);
     let response = service.embed(client::request(message, flags)).await;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Parts, manifest::Sha256Digest, train::Layer};
 
-const LIMITS: TextLimits = TextLimits { bytes_max: 100 };
+const LIMITS: TextLimits = TextLimits { bytes_max: 100, windows_max: 1 };
 
 fn manifest(name: &str, more: &str, files: &[&str]) -> Manifest {
     let file = |name: &&str| format!("[[files]]\nname = \"{name}\"\nsha256 = \"{}\"\n", "0".repeat(64));
