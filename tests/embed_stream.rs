@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use proto::{
     common::v1::{ErrorReason, ModelSelector},
     embedding::v1::{self as pb, embed_stream_request::Message},
