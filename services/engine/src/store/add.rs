@@ -276,6 +276,9 @@ impl<'a> Checkout<'a> {
         };
         progress.note(&format!("asking for {repository} at {revision}"));
         let info = Hub::open(repository, revision, workspace).and_then(|hub| hub.info()).map_err(refuse)?;
+        if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(AddError::Unreachable { why: format!("the hub names no commit of {repository}") });
+        }
         // From here on the commit: a branch may move between two files.
         let hub = Hub::open(repository, &info.sha, workspace).map_err(refuse)?;
         let paths = info.siblings.into_iter().map(|file| file.rfilename).collect();
@@ -309,8 +312,10 @@ impl<'a> Checkout<'a> {
         }
     }
 
+    /// A path that leads out of its folder is no file of a repository, whatever the hub lists.
     fn has(&self, path: &str) -> bool {
-        self.paths.iter().any(|other| other == path)
+        let is_inside = !path.contains('\\') && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        is_inside && self.paths.iter().any(|other| other == path)
     }
 
     /// What is said of a file that the repository does not have.

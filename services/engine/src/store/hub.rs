@@ -94,6 +94,9 @@ impl Hub {
     pub(super) fn open(name: &str, revision: &str, workspace: &Path) -> Result<Self, Fault> {
         let mut builder =
             ApiBuilder::from_env().with_cache_dir(workspace.to_owned()).with_progress(false).with_retries(3);
+        if let Ok(endpoint) = env::var("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        }
         // hf-hub reads the token that a login wrote; the Hub's other clients prefer the variable.
         if let Ok(token) = env::var("HF_TOKEN")
             && !token.trim().is_empty()
