@@ -5,6 +5,7 @@ mod binary;
 mod connection;
 mod fixtures;
 mod folder;
+mod hub;
 mod mesh;
 mod page;
 mod process;
@@ -15,10 +16,11 @@ use std::time::Duration;
 
 pub(crate) use self::{
     admin::{config, metric, metrics},
-    binary::{Finished, tamis},
+    binary::{Finished, tamis, tamis_with},
     connection::{Channels, Connection, GATEWAY, ORIGIN, connect, credentials, refused, refused_field},
     fixtures::{Photo, grpcurl, lee_similarities, lee_texts, photos},
     folder::Folder,
+    hub::{COMMIT, Flaw, Hub, Repository, TOKEN},
     mesh::{Mesh, mesh},
     page::{Page, mesh_page},
     process::{children, is_alive, signal},

@@ -23,6 +23,7 @@ mod failures;
 mod grpcurl;
 mod harness;
 mod health;
+mod hub;
 mod identity;
 mod malformed;
 mod model_admin;

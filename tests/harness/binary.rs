@@ -46,8 +46,18 @@ pub(super) fn folder() -> PathBuf {
 
 /// Runs a command of `tamis` to its end.
 pub(crate) async fn tamis(data: &Path, arguments: &[&str]) -> Finished {
+    tamis_with(data, arguments, &[]).await
+}
+
+/// Runs a command of `tamis` to its end, with these environment variables beside its own.
+pub(crate) async fn tamis_with(data: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
     let mut command = tokio::process::Command::new(path());
-    command.args(arguments).env("TAMIS_DATA_DIR", data).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .env("TAMIS_DATA_DIR", data)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
     Finished {
         success: output.status.success(),

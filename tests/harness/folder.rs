@@ -42,12 +42,17 @@ pub(crate) struct Folder(TempDir);
 
 impl Folder {
     pub(crate) fn new() -> Self {
+        let folder = Self::empty();
+        symlink(models(), folder.path().join("models")).unwrap();
+        folder
+    }
+
+    /// One without any models.
+    pub(crate) fn empty() -> Self {
         sweep();
         // The process in the name tells the next run whether the folder was left behind.
         let prefix = format!("mesh-{}-", std::process::id());
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(kept()).unwrap();
-        symlink(models(), folder.path().join("models")).unwrap();
-        Self(folder)
+        Self(tempfile::Builder::new().prefix(&prefix).tempdir_in(kept()).unwrap())
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -38,16 +38,22 @@ impl Roles {
 
     /// The same, with more configuration for each service, as TOML.
     pub(crate) async fn start_with(services: &[&str], more: &str) -> Self {
-        let folder = Folder::new();
+        let services: Vec<_> = services.iter().map(|role| (*role, more)).collect();
+        Self::start_in(Folder::new(), &services).await
+    }
+
+    /// The same over a data directory of the test's, with lines of configuration for each service.
+    pub(crate) async fn start_in(folder: Folder, services: &[(&str, &str)]) -> Self {
         let made = tamis(folder.path(), &["certs", "init"]).await;
         assert!(made.success, "{}", made.stderr);
         let mut running = Vec::new();
-        for (index, role) in services.iter().enumerate() {
-            running.push(run(&folder, role, &format!("{role}-{index}"), more).await);
+        for (index, (role, config)) in services.iter().enumerate() {
+            running.push(run(&folder, role, &format!("{role}-{index}"), config).await);
         }
-        let gateway = run(&folder, "gateway", "gateway", &gateway_config(services, &running)).await;
+        let services: Vec<_> = services.iter().map(|(role, _)| *role).collect();
+        let gateway = run(&folder, "gateway", "gateway", &gateway_config(&services, &running)).await;
         let roles = Self { services: running, gateway, folder };
-        roles.serving(services).await;
+        roles.serving(&services).await;
         roles
     }
 
@@ -89,7 +95,8 @@ async fn run(folder: &Folder, role: &str, name: &str, more: &str) -> Running {
     let server = format!(
         "[server]\nname = {name:?}\nlisten = {any:?}\nadmin_listen = {any:?}\nhealth_listen = {any:?}\nannounce = {announce:?}\n"
     );
-    fs::write(&config, format!("{server}{more}")).unwrap();
+    // What stands in no table comes first.
+    fs::write(&config, format!("{more}{server}")).unwrap();
     let process = Process::start(folder.path(), file("log"), &[role, "--config", config.to_str().unwrap()]);
     let at = eventually(name, async || serde_json::from_slice(&fs::read(&announce).ok()?).ok()).await;
     Running { process, at }
