@@ -9,6 +9,9 @@ use crate::harness::{
     COMMIT, Channels, Finished, Flaw, Folder, Hub, Repository, Roles, TOKEN, classify, embed, mesh, tamis_with, vector,
 };
 
+/// Files by their paths.
+type Files = BTreeMap<String, Vec<u8>>;
+
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const TINY: &str = "acme/Tiny-Mood";
 
@@ -261,7 +264,7 @@ async fn a_busy_hub_is_asked_again() {
 async fn what_can_not_be_added_is_refused_with_the_reason_and_what_to_do() {
     let hub = Hub::start().await;
     hub.publish(TINY, tiny());
-    let change = |change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+    let change = |change: &dyn Fn(&mut Files)| {
         let mut repository = tiny();
         change(&mut repository.files);
         repository
@@ -273,7 +276,7 @@ async fn what_can_not_be_added_is_refused_with_the_reason_and_what_to_do() {
             files.insert("pytorch_model.bin".into(), weights);
         }),
     );
-    let model_type = |files: &mut BTreeMap<String, Vec<u8>>| {
+    let model_type = |files: &mut Files| {
         let config = String::from_utf8(files["config.json"].clone()).unwrap();
         files.insert("config.json".into(), config.replace("\"distilbert\"", "\"gpt2\"").into_bytes());
     };

@@ -43,11 +43,11 @@ struct Shelves {
 pub(crate) struct Repository {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) is_gated: bool,
-    /// The large file that comes with these faults.
+    /// How the bytes of its large files come.
     pub(crate) flaw: Option<Flaw>,
 }
 
-/// What is wrong with the bytes of large files.
+/// What is wrong with the bytes of a large file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// The last one is another.

@@ -94,14 +94,12 @@ impl Hub {
     pub(super) fn open(name: &str, revision: &str, workspace: &Path) -> Result<Self, Fault> {
         let mut builder =
             ApiBuilder::from_env().with_cache_dir(workspace.to_owned()).with_progress(false).with_retries(3);
-        if let Ok(endpoint) = env::var("HF_ENDPOINT") {
+        if let Some(endpoint) = variable("HF_ENDPOINT") {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         // hf-hub reads the token that a login wrote; the Hub's other clients prefer the variable.
-        if let Ok(token) = env::var("HF_TOKEN")
-            && !token.trim().is_empty()
-        {
-            builder = builder.with_token(Some(token.trim().to_owned()));
+        if let Some(token) = variable("HF_TOKEN") {
+            builder = builder.with_token(Some(token));
         }
         let api = builder.build().map_err(|error| fault(&error))?;
         let repo = api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
@@ -155,6 +153,13 @@ fn info(repo: &ApiRepo) -> Result<RepoInfo, Fault> {
     })
 }
 
+/// A variable of the Hub's clients, unless it is empty.
+#[expect(clippy::disallowed_methods, reason = "the Hub's own variables, which hf-hub and its other clients read too")]
+fn variable(name: &str) -> Option<String> {
+    let value = env::var(name).ok()?.trim().to_owned();
+    (!value.is_empty()).then_some(value)
+}
+
 /// Asks on a thread of its own, which is left behind if no answer comes.
 fn within<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
     let (sender, receiver) = mpsc::channel();
@@ -167,6 +172,10 @@ fn within<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result
 }
 
 /// Asks again, after longer and longer pauses, while the Hub is too busy.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a pull blocks its thread anyway, and nobody tells when the hub has time"
+)]
 fn again<T>(ask: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {

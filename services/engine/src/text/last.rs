@@ -23,9 +23,11 @@ pub(super) struct Last {
 /// The layers of a checkpoint `...ForSequenceClassification`, from a pooled vector to logits.
 pub(super) struct Classifier {
     /// RoBERTa and DistilBERT have a dense layer of their own where BERT has its pooler.
-    hidden: Option<(Linear, fn(f32) -> f32)>,
+    hidden: Option<(Linear, Activation)>,
     output: Linear,
 }
+
+type Activation = fn(f32) -> f32;
 
 impl Last {
     pub(super) fn load(manifest: &Manifest, config: &Config, weights: &Weights, hidden: usize) -> Result<Self, Error> {
@@ -85,7 +87,7 @@ impl Classifier {
         }
         let output = Linear::read(&checkpoint.pp("classifier"), inputs, labels)?;
         let hidden = if checkpoint.contains_tensor("pre_classifier.weight") {
-            Some((square("pre_classifier")?, (|x| x.max(0.0)) as fn(f32) -> f32))
+            Some((square("pre_classifier")?, (|x| x.max(0.0)) as Activation))
         } else {
             None
         };
