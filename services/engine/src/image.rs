@@ -147,10 +147,13 @@ impl ImageModel {
         let (Some(recipe), Some(head)) = (&manifest.image, &manifest.head) else {
             return Err(Error::load(name, format!("its task is {}, which reads no images", manifest.task)));
         };
-        let Architecture::EfficientnetLite0 = recipe.architecture;
+        let scale = match recipe.architecture {
+            Architecture::EfficientnetLite0 => efficientnet::LITE0,
+            Architecture::EfficientnetLite2 => efficientnet::LITE2,
+        };
         let head = Head::new(head, Vec::new())?;
         for (what, is, must) in [
-            ("image.crop", recipe.crop as usize, efficientnet::SIDE),
+            ("image.crop", recipe.crop as usize, scale.side),
             ("the number of labels", head.labels.len(), efficientnet::CLASSES),
         ] {
             if is != must {
@@ -159,7 +162,7 @@ impl ImageModel {
         }
         // Mapped only while it loads: folding the batch norms rewrites every weight.
         let weights = Weights::map(&files.path("model.safetensors"))?;
-        let network = EfficientNet::load(&weights.builder).map_err(|error| Error::load(name, error))?;
+        let network = EfficientNet::load(&weights.builder, scale).map_err(|error| Error::load(name, error))?;
         let measured = Measured {
             max_input_tokens: 0,
             dimensions: efficientnet::FEATURES as u32,
@@ -235,14 +238,17 @@ mod tests {
         samples::{LIMITS, encoded, photo, recipe},
         *,
     };
-    use crate::{Manifest, efficientnet::seeded::Seeded};
+    use crate::{
+        Manifest,
+        efficientnet::{LITE0, seeded::Seeded},
+    };
 
     fn model() -> ImageModel {
         let manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
         let head = Head::new(manifest.head.as_ref().unwrap(), Vec::new()).unwrap();
         let measured =
             Measured { max_input_tokens: 0, dimensions: 1280, labels: head.labels.clone(), parameter_bytes: 0 };
-        let network = EfficientNet::load(&Seeded::builder()).unwrap();
+        let network = EfficientNet::load(&Seeded::builder(), LITE0).unwrap();
         ImageModel { info: ModelInfo::new(&manifest, measured), recipe: recipe(), limits: LIMITS, network, head }
     }
 

@@ -192,6 +192,8 @@ pub struct ImageRecipe {
 pub enum Architecture {
     /// EfficientNet-Lite0: 224 pixels, 1,280 features.
     EfficientnetLite0,
+    /// EfficientNet-Lite2: 260 pixels, 1,280 features.
+    EfficientnetLite2,
 }
 
 /// Ways to interpolate pixels.
@@ -274,9 +276,10 @@ impl Manifest {
     /// The models that need no manifest of the user's, ordered by name.
     #[must_use]
     pub fn builtin() -> Vec<Self> {
-        const TEXTS: [&str; 3] = [
+        const TEXTS: [&str; 4] = [
             include_str!("../models/all-minilm-l6-v2.toml"),
             include_str!("../models/efficientnet-lite0.toml"),
+            include_str!("../models/efficientnet-lite2.toml"),
             include_str!("../models/prompt-injection-minilm-v5.toml"),
         ];
         #[expect(clippy::expect_used, reason = "the texts are part of the program, and a test parses them")]

@@ -314,7 +314,10 @@ head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thre
     fn builtin_manifests_parse_and_differ() {
         let all = Manifest::builtin();
         let names: Vec<_> = all.iter().map(|manifest| manifest.name.as_str()).collect();
-        assert_eq!(names, ["all-minilm-l6-v2", "efficientnet-lite0", "prompt-injection-minilm-v5"]);
+        assert_eq!(
+            names,
+            ["all-minilm-l6-v2", "efficientnet-lite0", "efficientnet-lite2", "prompt-injection-minilm-v5"]
+        );
         assert_ne!(all[0].revision(), all[1].revision());
         assert_eq!(all[1].head.as_ref().unwrap().labels.as_ref().unwrap().names().len(), 1000);
     }
