@@ -8,6 +8,7 @@ mod folder;
 mod hub;
 mod mesh;
 mod page;
+mod pictures;
 mod process;
 mod requests;
 mod roles;
@@ -23,8 +24,9 @@ pub(crate) use self::{
     hub::{COMMIT, Flaw, Hub, Repository, TOKEN},
     mesh::{Mesh, mesh},
     page::{Page, mesh_page},
+    pictures::{png, png_claiming},
     process::{children, is_alive, signal},
-    requests::{classify, embed, error_reason, image, long_text, see, vector},
+    requests::{classify, digest, embed, error_reason, image, long_text, see, upload, vector},
     roles::Roles,
 };
 

@@ -6,7 +6,9 @@ use proto::{
     embedding::v1::{self as embedding, embed_input::Input, embed_result},
     vision::v1::{self as vision, image_input::Source},
 };
-use tonic::codegen::Bytes;
+use tonic::{Status, codegen::Bytes};
+
+use super::Channels;
 
 /// A request for vectors of these texts.
 pub(crate) fn embed<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> embedding::EmbedRequest {
@@ -28,6 +30,18 @@ pub(crate) fn see(images: impl IntoIterator<Item = vision::ImageInput>) -> visio
 /// An image file.
 pub(crate) fn image(file: impl Into<Bytes>) -> vision::ImageInput {
     vision::ImageInput { source: Some(Source::Encoded(file.into())), crop: None }
+}
+
+/// An image that was uploaded.
+pub(crate) fn digest(digest: impl Into<String>) -> vision::ImageInput {
+    vision::ImageInput { source: Some(Source::Digest(digest.into())), crop: None }
+}
+
+/// Uploads a file in chunks of 64 KiB.
+pub(crate) async fn upload(client: &Channels, file: &Bytes) -> Result<vision::UploadImageResponse, Status> {
+    let chunks: Vec<_> =
+        file.chunks(64 << 10).map(|chunk| vision::UploadImageRequest { chunk: file.slice_ref(chunk) }).collect();
+    client.vision().upload_image(futures_util::stream::iter(chunks)).await.map(tonic::Response::into_inner)
 }
 
 /// A text of about so many tokens: each word is one.

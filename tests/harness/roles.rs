@@ -27,7 +27,7 @@ pub(crate) struct Roles {
     pub(crate) services: Vec<Running>,
     pub(crate) gateway: Running,
     // Last: the processes end before their folder goes.
-    folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 impl Roles {
@@ -44,14 +44,25 @@ impl Roles {
 
     /// The same over a data directory of the test's, with lines of configuration for each service.
     pub(crate) async fn start_in(folder: Folder, services: &[(&str, &str)]) -> Self {
+        Self::begin(folder, services, "").await
+    }
+
+    /// The same, with more in the configurations of some roles, the gateway among them.
+    pub(crate) async fn configured(services: &[&str], more: impl Fn(&str) -> &'static str) -> Self {
+        let services: Vec<_> = services.iter().map(|role| (*role, more(role))).collect();
+        Self::begin(Folder::new(), &services, more("gateway")).await
+    }
+
+    async fn begin(folder: Folder, services: &[(&str, &str)], gateway: &str) -> Self {
         let made = tamis(folder.path(), &["certs", "init"]).await;
         assert!(made.success, "{}", made.stderr);
         let mut running = Vec::new();
         for (index, (role, config)) in services.iter().enumerate() {
-            running.push(run(&folder, role, &format!("{role}-{index}"), config).await);
+            running.push(run(&folder, role, &format!("{role}-{index}"), (config, "")).await);
         }
         let services: Vec<_> = services.iter().map(|(role, _)| *role).collect();
-        let gateway = run(&folder, "gateway", "gateway", &gateway_config(&services, &running)).await;
+        let config = gateway_config(&services, &running);
+        let gateway = run(&folder, "gateway", "gateway", (gateway, &config)).await;
         let roles = Self { services: running, gateway, folder };
         roles.serving(&services).await;
         roles
@@ -88,7 +99,7 @@ impl Drop for Roles {
     }
 }
 
-async fn run(folder: &Folder, role: &str, name: &str, more: &str) -> Running {
+async fn run(folder: &Folder, role: &str, name: &str, (before, after): (&str, &str)) -> Running {
     let file = |extension: &str| folder.path().join(format!("{name}.{extension}"));
     let (config, announce): (PathBuf, PathBuf) = (file("toml"), file("json"));
     let any = "127.0.0.1:0";
@@ -96,7 +107,7 @@ async fn run(folder: &Folder, role: &str, name: &str, more: &str) -> Running {
         "[server]\nname = {name:?}\nlisten = {any:?}\nadmin_listen = {any:?}\nhealth_listen = {any:?}\nannounce = {announce:?}\n"
     );
     // What stands in no table comes first.
-    fs::write(&config, format!("{more}{server}")).unwrap();
+    fs::write(&config, format!("{before}\n{server}{after}")).unwrap();
     let process = Process::start(folder.path(), file("log"), &[role, "--config", config.to_str().unwrap()]);
     let at = eventually(name, async || serde_json::from_slice(&fs::read(&announce).ok()?).ok()).await;
     Running { process, at }
