@@ -17,6 +17,8 @@ use super::{
 };
 use crate::{ItemError, Reason};
 
+type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
 /// Decodes a file that begins as a JPEG does.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Picture, ItemError> {
     let (mut decoder, header) = open(bytes, limits)?;
@@ -41,7 +43,7 @@ fn options() -> DecoderOptions {
         .jpeg_set_out_colorspace(ColorSpace::RGB)
 }
 
-fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<(JpegDecoder<ZCursor<&'a [u8]>>, Header), ItemError> {
+fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<(Decoder<'a>, Header), ItemError> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options());
     decoder.decode_headers().map_err(refusal)?;
     let Some(info) = decoder.info() else {
