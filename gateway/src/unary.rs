@@ -1,7 +1,7 @@
 //! One unary call from its whole message to its reply.
 //!
-//! Every unary call to a service comes through here, whether a client makes it or a step of a fan-out: what is done for
-//! the one holds for the other.
+//! A client's own call and a step of a fan-out both come through here: what is done for the one holds for the other. Only
+//! what the gateway asks for itself (`models.rs`) does not.
 
 use std::sync::Arc;
 

@@ -17,9 +17,12 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::{
-    classification::v1::classification_service_client::ClassificationServiceClient, common::v1::ErrorReason,
+    classification::v1::classification_service_client::ClassificationServiceClient,
+    common::v1::ErrorReason,
     embedding::v1::embedding_service_client::EmbeddingServiceClient,
-    model::v1::model_service_client::ModelServiceClient, vision::v1::vision_service_client::VisionServiceClient,
+    gateway::v1::{gateway_service_client::GatewayServiceClient, topology_service_client::TopologyServiceClient},
+    model::v1::model_service_client::ModelServiceClient,
+    vision::v1::vision_service_client::VisionServiceClient,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Status, body::Body};
@@ -76,6 +79,14 @@ impl Channels {
 
     pub(crate) fn models(&self) -> ModelServiceClient<Connection> {
         ModelServiceClient::with_origin(self.0.clone(), origin())
+    }
+
+    pub(crate) fn gateway(&self) -> GatewayServiceClient<Connection> {
+        GatewayServiceClient::with_origin(self.0.clone(), origin())
+    }
+
+    pub(crate) fn topology(&self) -> TopologyServiceClient<Connection> {
+        TopologyServiceClient::with_origin(self.0.clone(), origin())
     }
 
     pub(crate) fn health(&self) -> HealthClient<Connection> {
