@@ -71,3 +71,68 @@ impl Watches {
         upstream.changes.tell();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use chassis::{
+        config::Settings as _,
+        tls::{Credentials, TlsSettings},
+    };
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+
+    use super::*;
+    use crate::{
+        config::Settings,
+        retry::Budget,
+        upstream::{Changes, Dialer},
+    };
+
+    fn dialer() -> Dialer {
+        let id = "spiffe://tamis.local/gateway";
+        let mut authority = CertificateParams::new([]).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let (mut own, key) = (CertificateParams::new([]).unwrap(), KeyPair::generate().unwrap());
+        own.subject_alt_names.push(SanType::URI(id.try_into().unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, pem: String| {
+            let path = folder.path().join(name);
+            fs::write(&path, pem).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let settings = TlsSettings {
+            cert: write("own.pem", own.signed_by(&key, &authority).unwrap().pem()),
+            key: write("own.key", key.serialize_pem()),
+            ca: write("ca.pem", authority.pem()),
+        };
+        let connector = Credentials::load(&settings).unwrap().connector(&id.parse().unwrap()).unwrap();
+        Dialer::new(connector, &Settings::defaults().connection)
+    }
+
+    #[tokio::test]
+    async fn replicas_that_come_and_go_are_told() {
+        let changes = Changes::default();
+        let upstream = Arc::new(Upstream::new("embedding", dialer(), Budget::new(1, 0.0), 1, &changes));
+        let mut heard = changes.subscribe();
+        let (health, replicas) = (Settings::defaults().health, Replicas::Static(Vec::new()));
+        let resolution = Resolution { upstream: Arc::clone(&upstream), replicas, health, workers: 1 };
+        let mut watches = Watches { resolution, running: Vec::new() };
+        let [first, second]: [SocketAddr; 2] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
+        let mut check = |found: &[SocketAddr]| {
+            heard.mark_unchanged();
+            watches.apply(&found.iter().copied().collect());
+            assert!(heard.has_changed().unwrap());
+            let known: Vec<_> = upstream.endpoints.load().iter().map(|endpoint| endpoint.address).collect();
+            assert_eq!(known, found);
+        };
+        check(&[first]);
+        let stays = Arc::clone(&upstream.endpoints.load()[0]);
+        check(&[first, second]);
+        assert!(Arc::ptr_eq(&stays, &upstream.endpoints.load()[0]), "what is known of a replica stays");
+        check(&[second]);
+        assert_eq!(stays.state(), State::Retired);
+        check(&[]);
+    }
+}
