@@ -10,6 +10,7 @@
 mod bench_load;
 mod certificates;
 mod classification;
+mod clients;
 mod commands;
 mod common;
 mod count_tokens;
