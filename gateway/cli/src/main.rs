@@ -14,6 +14,7 @@ mod role;
 mod serve;
 mod signals;
 mod top;
+mod train;
 mod up;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -79,6 +80,13 @@ enum Command {
     /// List, pull and verify models.
     #[command(subcommand, after_help = "Example:\n  tamis models list")]
     Models(models::Command),
+    /// Train a classifier of your own from a table of texts and labels.
+    ///
+    /// Embeds the texts, trains a linear head on the vectors, says by cross-validation what it will do on texts that it
+    /// has not seen, and writes a model that the classification service loads.
+    #[command(after_help = "Examples:\n  tamis train-head tickets.csv --name tickets\n  \
+                            tamis train-head spam.tsv --name spam --text-column body --label-column kind --precision 0.98")]
+    TrainHead(train::Args),
     /// Make, issue and show certificates.
     #[command(subcommand, after_help = "Example:\n  tamis certs issue client/alice")]
     Certs(certs::Command),
@@ -124,6 +132,7 @@ fn run(cli: Cli, variables: &Variables) -> anyhow::Result<()> {
         Command::Top(args) => top::run(&args, &home?),
         Command::Bench(command) => bench::run(command, &home?),
         Command::Models(command) => models::run(command, &home?),
+        Command::TrainHead(args) => train::run(&args, &home?),
         Command::Certs(command) => certs::run(command, &home?),
     }
 }
