@@ -83,6 +83,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
     use super::*;
+    use crate::config::ServiceSettings;
     use crate::{
         config::Settings,
         retry::Budget,
@@ -114,7 +115,8 @@ mod tests {
     #[tokio::test]
     async fn replicas_that_come_and_go_are_told() {
         let changes = Changes::default();
-        let upstream = Arc::new(Upstream::new("embedding", dialer(), Budget::new(1, 0.0), 1, &changes));
+        let upstream =
+            Arc::new(Upstream::new("embedding", dialer(), Budget::new(1, 0.0), &ServiceSettings::defaults(), &changes));
         let mut heard = changes.subscribe();
         let (health, replicas) = (Settings::defaults().health, Replicas::Static(Vec::new()));
         let resolution = Resolution { upstream: Arc::clone(&upstream), replicas, health, workers: 1 };
