@@ -7,9 +7,9 @@ use proto::{
     embedding::v1 as embedding,
     vision::v1::{self as vision, PixelFormat, image_input::Source},
 };
-use tonic::Code;
+use tonic::{Code, codegen::Bytes};
 
-use crate::harness::{classify, embed, image, mesh, photos, refused, refused_field, see};
+use crate::harness::{classify, embed, error_reason, image, mesh, photos, refused, refused_field, see, vector};
 
 fn selecting(model: pb::ModelSelector) -> embedding::EmbedRequest {
     embedding::EmbedRequest { model: Some(model), ..embed(["a fine mesh"]) }
@@ -54,11 +54,40 @@ async fn an_empty_call_and_one_with_too_many_items_are_refused() {
     let client = mesh.client().await;
     let status = client.embedding().embed(embed([""; 0])).await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::EmptyInput);
-    let status = client.classification().classify(classify(["a"; 1025])).await.unwrap_err();
+    let status = client.embedding().embed(embed(["a"; 10_000])).await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::TooManyItems);
-    let status = client.vision().classify_images(see(vec![image(&b"x"[..]); 65])).await.unwrap_err();
+    let status = client.classification().classify(classify(["a"; 10_000])).await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::TooManyItems);
-    assert_eq!(client.embedding().embed(embed(["a"; 1024])).await.unwrap().into_inner().results.len(), 1024);
+    let status = client.vision().classify_images(see(vec![image(&b"x"[..]); 10_000])).await.unwrap_err();
+    refused(&status, Code::InvalidArgument, ErrorReason::TooManyItems);
+}
+
+#[tokio::test]
+async fn a_batch_beyond_a_replicas_limit_is_split_and_joined() {
+    let mesh = mesh();
+    let client = mesh.client().await;
+    // Every replica takes 1,024 texts or 64 images.
+    let texts: Vec<String> =
+        (0..1_100).map(|n| if n % 100 == 7 { String::new() } else { format!("text {n}") }).collect();
+    let split = client.embedding().embed(embed(texts.clone())).await.unwrap().into_inner();
+    assert_eq!(split.results.len(), 1_100);
+    assert_eq!(split.usage.unwrap().items, 1_100);
+    for n in [0, 7, 63, 64, 107, 1_024, 1_099] {
+        let result = &split.results[n];
+        assert_eq!(result.index as usize, n);
+        if n % 100 == 7 {
+            assert_eq!(error_reason(result), Some(ErrorReason::EmptyInput));
+            continue;
+        }
+        let alone = client.embedding().embed(embed([texts[n].clone()])).await.unwrap().into_inner();
+        let (a, b) = (vector(result), vector(&alone.results[0]));
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "text {n} has another's vector");
+    }
+    let photo = photos().swap_remove(0);
+    let images: Vec<_> =
+        (0..70).map(|n| image(if n == 66 { Bytes::from_static(b"x") } else { photo.file.clone() })).collect();
+    let split = client.vision().classify_images(see(images)).await.unwrap().into_inner();
+    assert_eq!(split.results.iter().map(|result| result.index).collect::<Vec<_>>(), (0..70).collect::<Vec<_>>());
 }
 
 #[tokio::test]

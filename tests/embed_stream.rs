@@ -214,14 +214,18 @@ async fn a_sequence_that_does_not_rise_ends_the_stream_after_the_answers() {
 
 #[tokio::test]
 async fn a_stream_waits_where_a_call_would_be_refused_and_leaves_room_for_calls() {
-    let mesh = Mesh::start("embedding=1,classification=0,vision=0");
-    let client = mesh.client().await;
+    let roles = Roles::configured(&["embedding"], |role| match role {
+        "embedding" => "[pool]\nqueue_units_max = 4000\n",
+        _ => "",
+    });
+    let roles = roles.await;
+    let client = roles.client().await;
     let mut open = Open::new(&client).await;
     open.config(pb::EmbedStreamConfig::default());
-    // By their length 1,024 of these texts could be 131,072 tokens, and five batches more than the queue holds.
+    // By their length 12 of these texts could be 1,500 tokens, and five batches more than the queue holds.
     let batches = 5;
     for sequence in 0..batches {
-        open.items(sequence, vec![format!("house{}", " ".repeat(500)); 1024]);
+        open.items(sequence, vec![format!("house{}", " ".repeat(500)); 12]);
     }
     for n in 0..batches {
         let answer = open.next().await;

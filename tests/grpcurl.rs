@@ -59,7 +59,7 @@ async fn it_lists_and_describes_the_mesh() {
     for service in ["tamis.embedding.v1.EmbeddingService", "tamis.model.v1.ModelService", "grpc.health.v1.Health"] {
         assert!(list.lines().any(|line| line == service), "{list}");
     }
-    assert_eq!(ask(&grpcurl, &["list", "tamis.vision.v1.VisionService"]).lines().count(), 2);
+    assert_eq!(ask(&grpcurl, &["list", "tamis.vision.v1.VisionService"]).lines().count(), 3);
     let method = ask(&grpcurl, &["describe", "tamis.embedding.v1.EmbeddingService.Embed"]);
     assert!(method.contains("rpc Embed ( .tamis.embedding.v1.EmbedRequest )"), "{method}");
     let message = ask(&grpcurl, &["describe", "tamis.embedding.v1.EmbedRequest"]);

@@ -12,7 +12,7 @@ use crate::harness::{
 /// Files by their paths.
 type Files = BTreeMap<String, Vec<u8>>;
 
-const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
+pub(crate) const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const TINY: &str = "acme/Tiny-Mood";
 
 /// Runs a command that finds this hub and no pip.
@@ -47,7 +47,7 @@ fn failed(finished: &Finished, parts: &[&str]) {
 }
 
 /// The real model, as its authors lay it out.
-fn minilm() -> Repository {
+pub(crate) fn minilm() -> Repository {
     let folder = Folder::new();
     let mut files = BTreeMap::new();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {

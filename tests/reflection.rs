@@ -14,12 +14,13 @@ use tonic_reflection::pb::v1::{
 
 use crate::harness::{Connection, ORIGIN, mesh};
 
-const SERVED: [&str; 7] = [
+const SERVED: [&str; 8] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "tamis.classification.v1.ClassificationService",
     "tamis.embedding.v1.EmbeddingService",
+    "tamis.gateway.v1.GatewayService",
     "tamis.model.v1.ModelService",
     "tamis.vision.v1.VisionService",
 ];
@@ -51,7 +52,7 @@ async fn check(version: &str) {
         files.file_descriptor_proto.iter().map(|file| FileDescriptorProto::decode(file.as_slice()).unwrap());
     let vision = files.find(|file| file.package() == "tamis.vision.v1").unwrap();
     let methods: Vec<_> = vision.service[0].method.iter().map(|method| method.name()).collect();
-    assert_eq!(methods, ["ClassifyImages", "EmbedImages"]);
+    assert_eq!(methods, ["ClassifyImages", "EmbedImages", "UploadImage"]);
     assert!(vision.source_code_info.is_some(), "the comments, which are the manual, are missing");
 
     let unknown = MessageRequest::FileContainingSymbol("no.such.Service".into());

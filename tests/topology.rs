@@ -64,8 +64,10 @@ async fn a_killed_replica_is_seen_within_a_second_and_its_return_too() {
 #[tokio::test]
 async fn only_an_administrator_sees_the_topology() {
     let mesh = crate::harness::mesh();
-    let dev = credentials(&mesh.folder.certs(), "client-dev");
-    let client = connect(mesh.gateway().admin, &dev, GATEWAY).await.unwrap();
+    let issued = tamis(mesh.folder.path(), &["certs", "issue", "client/other", "--force"]).await;
+    assert!(issued.success, "{}", issued.stderr);
+    let other = credentials(&mesh.folder.certs(), "client-other");
+    let client = connect(mesh.gateway().admin, &other, GATEWAY).await.unwrap();
     let status = client.topology().get_topology(GetTopologyRequest::default()).await.unwrap_err();
     refused(&status, Code::PermissionDenied, ErrorReason::NotAllowed);
 }

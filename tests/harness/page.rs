@@ -43,8 +43,9 @@ impl Page {
     }
 }
 
-/// Follows a page from its top in a folder of its own. `tamis up` stays up until the page ends.
-pub(crate) async fn mesh_page(name: &str, page: &Page) {
+/// Follows a page from its top in a folder of its own. `tamis up` stays up until the page ends; the commands see these
+/// environment variables.
+pub(crate) async fn mesh_page(name: &str, page: &Page, variables: &[(&str, &str)]) {
     let folder = Folder::new();
     std::fs::create_dir(folder.path().join("work")).unwrap();
     let (mut meshes, mut address) = (Vec::new(), ADDRESS.to_owned());
@@ -60,7 +61,7 @@ pub(crate) async fn mesh_page(name: &str, page: &Page) {
                 .map_or(address, |rest| rest.trim().split(',').next().unwrap().to_owned());
             lines
         } else {
-            let finished = run(folder.path(), &said(&step.command)).await;
+            let finished = run(folder.path(), &said(&step.command), variables).await;
             assert!(finished.success, "{at}\n{}{}", finished.stdout, finished.stderr);
             finished.stdout.lines().map(str::to_owned).collect()
         };
@@ -83,7 +84,7 @@ fn up(data: &Path, arguments: &str) -> (Process, Vec<String>) {
     (mesh, lines)
 }
 
-async fn run(data: &Path, command: &str) -> Finished {
+async fn run(data: &Path, command: &str, variables: &[(&str, &str)]) -> Finished {
     let grpcurl = fixtures::grpcurl().expect("grpcurl is there or can be installed");
     let tools = [super::binary::folder(), grpcurl.parent().unwrap().to_owned()];
     let system = std::env::var("PATH").unwrap_or_default();
@@ -93,6 +94,7 @@ async fn run(data: &Path, command: &str) -> Finished {
         .current_dir(data.join("work"))
         .env("TAMIS_DATA_DIR", data)
         .env("PATH", path)
+        .envs(variables.iter().copied())
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, bash.output()).await.expect("it ends").unwrap();
