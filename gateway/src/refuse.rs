@@ -96,6 +96,7 @@ impl Refusal {
         self.refusal().reason
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: one arm for each refusal, and nothing between them")]
     fn refusal(&self) -> chassis::refusal::Refusal {
         use chassis::refusal::Refusal as R;
         match self {

@@ -230,7 +230,10 @@ mod tests {
     fn read<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
         let (mut reader, mut taken) = (Reader::default(), Vec::new());
         for frame in frames {
-            let take = |bytes: &[u8]| Ok::<_, Infallible>(taken.extend_from_slice(bytes));
+            let take = |bytes: &[u8]| {
+                taken.extend_from_slice(bytes);
+                Ok::<_, Infallible>(())
+            };
             let Ok(Ok(())) = reader.read(frame, take) else { return None };
         }
         Some(taken)

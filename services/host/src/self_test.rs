@@ -69,14 +69,16 @@ fn twice<M: Model>(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::sync::Mutex;
 
     use engine::{ItemError, Reason};
 
     use super::*;
 
     /// Answers with what it was told, one answer a run.
-    struct Script(std::sync::Mutex<RefCell<Vec<Result<Vec<f32>, ItemError>>>>);
+    struct Script(Mutex<Vec<Answer>>);
+
+    type Answer = Result<Vec<f32>, ItemError>;
 
     impl Model for Script {
         type Input = ();
@@ -87,13 +89,13 @@ mod tests {
         }
 
         fn run(&self, _: Vec<()>, _: &mut Watch<'_>) -> Vec<Result<Vec<f32>, ItemError>> {
-            self.0.lock().unwrap().borrow_mut().pop().into_iter().collect()
+            self.0.lock().unwrap().pop().into_iter().collect()
         }
     }
 
     #[track_caller]
     fn check(answers: [Result<Vec<f32>, ItemError>; 2], complaint: &str) {
-        let script = Script(std::sync::Mutex::new(RefCell::new(answers.into())));
+        let script = Script(Mutex::new(answers.into()));
         let said = twice(&script, || vec![()], |values| values, 2).err().unwrap_or_default();
         assert!(said.contains(complaint) && said.is_empty() == complaint.is_empty(), "{said:?} for {complaint:?}");
     }

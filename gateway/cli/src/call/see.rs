@@ -206,10 +206,11 @@ mod tests {
 
     #[test]
     fn calls_hold_what_fits_and_every_image_once() {
-        assert_eq!(calls(&[1, 2, 3], 64), [0..3]);
+        let one = |calls: Vec<std::ops::Range<usize>>| calls.first().cloned().filter(|_| calls.len() == 1);
+        assert_eq!(one(calls(&[1, 2, 3], 64)), Some(0..3));
         assert_eq!(calls(&[1; 5], 2), [0..2, 2..4, 4..5]);
         assert_eq!(calls(&[8 * MIB, 7 * MIB, 1, 40 * MIB, 1], 64), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(calls(&[40 * MIB], 1), [0..1]);
+        assert_eq!(one(calls(&[40 * MIB], 1)), Some(0..1));
     }
 
     #[test]
