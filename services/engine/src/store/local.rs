@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// Files of built-in heads, by their paths in the manifests: a few kilobytes each.
-const BUILTIN: [(&str, &[u8]); 0] = [];
+const BUILTIN: [(&str, &[u8]); 1] =
+    [("sentiment-minilm-v1.safetensors", include_bytes!("../../models/sentiment-minilm-v1.safetensors"))];
 
 pub(super) fn fetch(
     source: &Source,
