@@ -25,7 +25,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Image bytes and vectors are reference counted slices of the message, not copies.
         .bytes(".")
-        .generate_default_stubs(true)
         .compile_fds(descriptors)?;
     Ok(())
 }

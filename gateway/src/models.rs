@@ -204,13 +204,16 @@ impl Origin {
     }
 }
 
-/// Models by name, then revision. Where several services have one, it serves the methods of all.
+/// Models by name, then revision. Where several services have one, it serves the methods of all, and is the default of some.
 fn merge(models: impl IntoIterator<Item = pb::Model>) -> Vec<pb::Model> {
     let mut merged = BTreeMap::<(String, String), pb::Model>::new();
     for model in models {
         let key = (model.name.clone(), model.revision.clone());
         match merged.get_mut(&key) {
-            Some(first) => first.methods.extend(model.methods),
+            Some(first) => {
+                first.methods.extend(model.methods);
+                first.is_default |= model.is_default;
+            }
             None => _ = merged.insert(key, model),
         }
     }
@@ -255,9 +258,13 @@ mod tests {
 
     #[test]
     fn models_of_all_services_are_ordered_by_name_and_merged() {
-        let merged = merge([model("b", "x"), model("a", "x"), model("b", "y")]);
+        let default = pb::Model { is_default: true, ..model("b", "y") };
+        let merged = merge([model("b", "x"), model("a", "x"), default]);
         assert_eq!(names(&merged), ["a", "b"]);
-        assert_eq!(merged[1].methods, ["x", "y"]);
+        assert_eq!(
+            (merged[1].methods.as_slice(), merged[1].is_default),
+            (["x", "y"].map(str::to_owned).as_slice(), true)
+        );
     }
 
     #[test]

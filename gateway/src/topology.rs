@@ -100,6 +100,8 @@ impl Topology {
 
 #[tonic::async_trait]
 impl TopologyService for Topology {
+    type WatchTopologyStream = Pictures;
+
     async fn get_topology(
         &self,
         request: Request<pb::GetTopologyRequest>,

@@ -1,12 +1,16 @@
 //! The classification service: `tamis.classification.v1.ClassificationService` over the models that it hosts.
 
 mod config;
+mod labels;
 mod parse;
+mod plan;
 mod service;
+mod stream;
+mod zero_shot;
 
 use std::sync::Arc;
 
-use engine::{Error as EngineError, ModelFiles, TextModel};
+use engine::{Error as EngineError, ModelFiles, Parts, Task, TextLimits, TextModel};
 use host::{Error, Host, Service};
 use proto::classification::v1::classification_service_server::ClassificationServiceServer;
 use tonic::service::Routes;
@@ -21,22 +25,27 @@ use crate::service::Classification;
 /// When certificates, models or ports cannot be used.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
-    let load = move |files: &ModelFiles| {
-        let model = TextModel::load(files, limits)?;
-        if model.head().is_some() {
-            return Ok(model);
-        }
-        let (what, why) = (model.info().name.to_string(), "it has no head, so it gives no labels".to_owned());
-        Err(EngineError::Load { what, why })
-    };
+    let parts = Parts::default();
     let service = Service {
-        load: Box::new(load),
+        load: Box::new(move |files| load(files, limits, &parts)),
         services: &["tamis.classification.v1.ClassificationService"],
-        methods: &[service::CLASSIFY],
+        methods: &[service::CLASSIFY, service::CLASSIFY_STREAM, zero_shot::METHOD],
         metrics: Vec::new(),
         routes: Box::new(routes),
     };
     host::serve(settings.host.clone(), &settings, service, shutdown).await
+}
+
+/// Loads a model; heads over one embedding model have it in common, and with the model itself.
+fn load(files: &ModelFiles, limits: TextLimits, parts: &Parts) -> Result<TextModel, EngineError> {
+    let manifest = &files.manifest;
+    match manifest.task {
+        Task::Classification | Task::Embedding => TextModel::load_sharing(files, limits, parts),
+        other => {
+            let why = format!("its task is {other}; this service gives labels");
+            Err(EngineError::Load { what: format!("model {}", manifest.name), why })
+        }
+    }
 }
 
 fn routes(host: Arc<Host<TextModel>>, limit: usize) -> Routes {

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use chassis::refusal::Refusal;
-use engine::{TextModel, TextOutput};
-use host::{Call, Computed, Host, LabelChoice, Scored};
+use engine::TextModel;
+use host::{Call, Computed, Host, stream::Answers};
 use proto::{
     classification::v1::{self as pb, classification_service_server::ClassificationService},
     common::v1 as common,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::parse;
+use crate::{parse, plan::Plan, stream, zero_shot};
 
 /// Full name of the method.
 pub(crate) const CLASSIFY: &str = "tamis.classification.v1.ClassificationService/Classify";
+/// Full name of the method.
+pub(crate) const CLASSIFY_STREAM: &str = "tamis.classification.v1.ClassificationService/ClassifyStream";
 
 /// Answers `ClassificationService`.
 pub(crate) struct Classification {
@@ -23,9 +25,27 @@ pub(crate) struct Classification {
 
 #[tonic::async_trait]
 impl ClassificationService for Classification {
+    type ClassifyStreamStream = Answers<pb::ClassifyStreamResponse>;
+
     async fn classify(&self, request: Request<pb::ClassifyRequest>) -> Result<Response<pb::ClassifyResponse>, Status> {
         let call = Call::begin(request.extensions());
         self.answer(call, request.into_inner()).await.map_err(Refusal::into_status)
+    }
+
+    async fn classify_stream(
+        &self,
+        request: Request<Streaming<pb::ClassifyStreamRequest>>,
+    ) -> Result<Response<Answers<pb::ClassifyStreamResponse>>, Status> {
+        let host = Arc::clone(&self.host);
+        Ok(host::stream::run(&self.host, request, stream::read, move |config| stream::open(host, config)))
+    }
+
+    async fn classify_zero_shot(
+        &self,
+        request: Request<pb::ClassifyZeroShotRequest>,
+    ) -> Result<Response<pb::ClassifyZeroShotResponse>, Status> {
+        let call = Call::begin(request.extensions());
+        zero_shot::answer(&self.host, call, request.into_inner()).await.map_err(Refusal::into_status)
     }
 }
 
@@ -35,24 +55,18 @@ impl Classification {
         call: Call,
         request: pb::ClassifyRequest,
     ) -> Result<Response<pb::ClassifyResponse>, Refusal> {
-        let (selector, options) = (request.model.as_ref(), request.options.as_ref());
+        let options = request.options.as_ref();
         self.host.check_items("inputs", request.inputs.len())?;
-        host::refuse_space(selector)?;
-        let choice = LabelChoice::parse(request.params.as_ref(), usize::MAX)?;
-        let model = self.host.catalog.select(selector, CLASSIFY)?;
-        let head = host::labelling(&*model)?;
+        let plan = Plan::new(&self.host, CLASSIFY, request.model.as_ref(), request.params.as_ref())?;
 
         let (items, input_bytes) = (request.inputs.len() as u64, parse::input_bytes(&request.inputs));
-        let inputs = request.inputs.into_iter().map(|input| Ok(parse::input(input))).collect();
-        let Computed { results, cost, spent } = self.host.compute(&model, inputs, call, options).await?;
+        let inputs = plan.inputs(request.inputs);
+        let Computed { results, cost, spent } = self.host.compute(&plan.model, inputs, call, options).await?;
 
         let input_tokens = results.iter().flatten().map(|output| u64::from(output.tokens)).sum();
-        let scored =
-            |output: TextOutput| Scored { logits: output.values, tokens: output.tokens, truncated: output.truncated };
-        let outcomes = results.into_iter().map(|result| result.map(scored));
         let mut response = Response::new(pb::ClassifyResponse {
-            results: host::label_results(outcomes, head, choice),
-            model: Some(host::model_info(model.info())),
+            results: plan.results(results)?,
+            model: Some(host::model_info(plan.model.info())),
             usage: Some(common::Usage { items, input_tokens, input_bytes, input_pixels: 0 }),
             timing: call.timing(options, &spent, &self.host.replica),
         });

@@ -16,7 +16,7 @@ pub struct Settings {
 
 impl config::Settings for Settings {
     fn defaults() -> Self {
-        let host = HostSettings::defaults("embedding", "all-minilm-l6-v2", 1024, TextSettings::pool());
+        let host = HostSettings::defaults("embedding", &["all-minilm-l6-v2"], 1024, TextSettings::pool());
         Self { host, limits: TextSettings::defaults() }
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Embedding {
 
 #[tonic::async_trait]
 impl EmbeddingService for Embedding {
+    type EmbedStreamStream = Answers<pb::EmbedStreamResponse>;
+
     async fn embed(&self, request: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
         let call = Call::begin(request.extensions());
         self.answer(call, request.into_inner()).await.map_err(Refusal::into_status)

@@ -215,6 +215,9 @@ fn bring<M: Hosted>(
 fn check_files(store: &Store, manifest: &Manifest) -> Result<(), engine::Error> {
     // First what a look at the files says, for it says what to do.
     store.open(manifest)?;
+    if let Some(base) = store.base(manifest)? {
+        check_files(store, &base)?;
+    }
     let checks = store.verify(manifest)?;
     let bad: Vec<_> =
         checks.into_iter().filter(|check| check.state != FileState::Whole).map(|check| check.name).collect();

@@ -45,11 +45,24 @@ impl Hosted for TextModel {
         self.head()
     }
     fn serves(&self, method: &str) -> bool {
-        // A cross-encoder reads pairs, and makes nothing but their scores.
-        method.ends_with("/Rerank") == (self.info().task == Task::Rerank)
+        text_model_serves(self.info().task, self.base().is_some(), method)
     }
     fn self_test(&self) -> Result<(), String> {
         self_test::text(self)
+    }
+}
+
+/// What a model for texts serves, by its task; `over_base`: it is a head over an embedding model.
+fn text_model_serves(task: Task, over_base: bool, method: &str) -> bool {
+    let name = method.rsplit_once('/').map_or(method, |(_, name)| name);
+    match name {
+        "Classify" | "ClassifyStream" => task == Task::Classification,
+        // By the vectors of its base, if not by its own.
+        "ClassifyZeroShot" => task == Task::Embedding || over_base,
+        // A cross-encoder reads pairs, and makes nothing but their scores.
+        "Rerank" => task == Task::Rerank,
+        "Embed" | "EmbedStream" | "CountTokens" => task == Task::Embedding,
+        _ => false,
     }
 }
 

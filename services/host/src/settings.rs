@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct HostSettings {
     /// Folder of models and manifests. Default: `TAMIS_DATA_DIR`, else `tamis` in the user's data folder.
     pub data_dir: String,
-    /// Names of the models to load, 1 to `models_max`; the first answers calls that select none.
+    /// Names of the models to load, 1 to `models_max`; the first that serves a method answers calls that select none.
     pub models: Vec<String>,
     /// Most revisions of models that are loaded at once, 1 to 256. Default 16. Beyond: LoadModel is refused with
     /// RESOURCE_EXHAUSTED, reason QUEUE_FULL.
@@ -40,12 +40,12 @@ pub struct HostSettings {
 }
 
 impl HostSettings {
-    /// The defaults of a role with this default model.
+    /// The defaults of a role with these models.
     #[must_use]
-    pub fn defaults(role: &str, model: &str, batch_items_max: u32, pool: PoolSettings) -> Self {
+    pub fn defaults(role: &str, models: &[&str], batch_items_max: u32, pool: PoolSettings) -> Self {
         Self {
             data_dir: String::new(),
-            models: vec![model.to_owned()],
+            models: models.iter().map(|name| (*name).to_owned()).collect(),
             models_max: 16,
             aliases_max: 64,
             state_file: String::new(),

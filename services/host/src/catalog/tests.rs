@@ -252,3 +252,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn models_for_texts_serve_what_their_task_is_for() {
+    let served = |task, over_base| {
+        let all = ["Embed", "EmbedStream", "CountTokens", "Rerank", "Classify", "ClassifyStream", "ClassifyZeroShot"];
+        let serves = |name: &&str| text_model_serves(task, over_base, &format!("a.v1.AService/{name}"));
+        all.into_iter().filter(serves).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(served(Task::Embedding, false), "Embed EmbedStream CountTokens ClassifyZeroShot");
+    assert_eq!(served(Task::Classification, false), "Classify ClassifyStream");
+    assert_eq!(served(Task::Classification, true), "Classify ClassifyStream ClassifyZeroShot");
+    assert_eq!(served(Task::Rerank, false), "Rerank");
+}
