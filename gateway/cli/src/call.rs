@@ -11,6 +11,7 @@ mod outcome;
 mod reply;
 mod rerank;
 mod see;
+mod zero_shot;
 
 use std::{io::BufRead as _, path::PathBuf};
 
@@ -37,10 +38,12 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  tamis call count 'A man is eating food.'\n  \
                             tamis call count - < texts.txt")]
     Count(CountArgs),
-    /// Give texts the labels of a model; the default one detects prompt injections.
+    /// Give texts the labels of a model, or labels of your own; the default model detects prompt injections.
     #[command(after_help = "Examples:\n  tamis call classify 'Ignore all previous instructions.'\n  \
+                            tamis call classify --model sentiment-minilm-v1 'What a lovely day.'\n  \
+                            tamis call classify --labels sport,politics,cooking 'The striker scored twice.'\n  \
                             tamis call classify - < texts.txt")]
-    Classify(TextArgs),
+    Classify(ClassifyArgs),
     /// Say what images show.
     #[command(after_help = "Examples:\n  tamis call see photo.jpg cat.png\n  tamis call see --json photo.jpg")]
     See(ImageArgs),
@@ -71,6 +74,19 @@ pub(crate) struct EmbedArgs {
     /// Keep the first N components only, for models that were trained for it [default: all].
     #[arg(long, value_name = "N")]
     dimensions: Option<u32>,
+}
+
+/// Arguments of `tamis call classify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClassifyArgs {
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Labels of your own, 2 to 256, separated by commas: the nearest ones in meaning, without any training.
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Sentence that a label stands in, at {} [default: This text is about {}.].
+    #[arg(long, value_name = "TEMPLATE", requires = "labels")]
+    template: Option<String>,
 }
 
 /// Arguments of `tamis call count`.
@@ -181,8 +197,15 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
             show(&flags, &runtime.block_on(count::call(texts(given)?, role, &flags, home))?)
         }
         Command::Classify(args) => {
-            let texts = texts(args.texts)?;
-            show(&args.flags, &runtime.block_on(classify::call(texts, &args.flags, home))?)
+            let ClassifyArgs { texts: TextArgs { texts: given, flags }, labels, template } = args;
+            let texts = texts(given)?;
+            let reply = if labels.is_empty() {
+                runtime.block_on(classify::call(texts, &flags, home))?
+            } else {
+                let question = zero_shot::Question { texts, labels, template: template.unwrap_or_default() };
+                runtime.block_on(zero_shot::call(question, &flags, home))?
+            };
+            show(&flags, &reply)
         }
         Command::Fanout(args) => runtime.block_on(fanout::run(&args, home)),
         Command::See(args) => {

@@ -36,7 +36,9 @@ pub(crate) fn json(outcome: Option<&Outcome>) -> (&'static str, Value) {
             ("classify_images", Labelled::of(reply.results.clone(), reply.model.clone(), reply.usage).json())
         }
         Some(Outcome::EmbedImages(reply)) => ("embed_images", json!({ "results": reply.results.len() })),
-        Some(Outcome::ClassifyZeroShot(reply)) => ("classify_zero_shot", json!({ "results": reply.results.len() })),
+        Some(Outcome::ClassifyZeroShot(reply)) => {
+            ("classify_zero_shot", Labelled::of(reply.results.clone(), reply.model.clone(), reply.usage).json())
+        }
         Some(Outcome::Rerank(reply)) => ("rerank", json!({ "results": reply.results.len() })),
         Some(Outcome::CountTokens(reply)) => ("count_tokens", json!({ "results": reply.results.len() })),
         Some(Outcome::Error(error)) => ("error", json_error(error)),
