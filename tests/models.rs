@@ -5,7 +5,8 @@ use tonic::Code;
 
 use crate::harness::{embed, mesh, refused, refused_field};
 
-const NAMES: [&str; 3] = ["all-minilm-l6-v2", "efficientnet-lite0", "prompt-injection-minilm-v5"];
+const NAMES: [&str; 4] =
+    ["all-minilm-l6-v2", "efficientnet-lite0", "prompt-injection-minilm-v5", "sentiment-minilm-v1"];
 
 #[tokio::test]
 async fn the_models_of_all_services_are_listed_by_name() {
@@ -14,10 +15,16 @@ async fn the_models_of_all_services_are_listed_by_name() {
     let response = client.models().list_models(pb::ListModelsRequest::default()).await.unwrap().into_inner();
     let names: Vec<_> = response.models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!((names.as_slice(), response.next_page_token.as_str()), (NAMES.as_slice(), ""));
-    let [embedding, vision, classification] = response.models.as_slice() else { panic!("{names:?}") };
+    let [embedding, vision, classification, head] = response.models.as_slice() else { panic!("{names:?}") };
 
     let method = |name: &str| format!("tamis.embedding.v1.EmbeddingService/{name}");
-    assert_eq!(embedding.methods, ["Embed", "EmbedStream", "CountTokens"].map(method));
+    let labelling = |name: &str| format!("tamis.classification.v1.ClassificationService/{name}");
+    let (ours, by_label): (Vec<_>, Vec<_>) = embedding.methods.iter().partition(|name| name.contains("embedding"));
+    assert_eq!(ours, ["Embed", "EmbedStream", "CountTokens"].map(method).iter().collect::<Vec<_>>());
+    assert_eq!(by_label, [&labelling("ClassifyZeroShot")]);
+    assert_eq!(classification.methods, ["Classify", "ClassifyStream"].map(labelling));
+    assert_eq!(head.methods, ["Classify", "ClassifyStream", "ClassifyZeroShot"].map(labelling));
+    assert_eq!(head.labels, ["negative", "positive"]);
     assert_eq!((embedding.dimensions, embedding.max_input_tokens, embedding.max_batch_items), (384, 256, 1024));
     let response = client.embedding().embed(embed(["a"])).await.unwrap().into_inner();
     assert_eq!((&embedding.revision, &embedding.space_id), (&response.model.unwrap().revision, &response.space_id));
@@ -26,8 +33,12 @@ async fn the_models_of_all_services_are_listed_by_name() {
     assert_eq!((vision.labels.len(), vision.labels[243].as_str(), vision.dimensions), (1000, "bull mastiff", 1280));
     assert_eq!(vision.methods.len(), 2);
     for model in &response_models(&client).await {
-        assert!(model.is_default && model.parameter_bytes > 1_000_000 && model.loaded_at.is_some(), "{}", model.name);
-        assert_eq!((model.licence.as_str(), model.device.as_str(), model.dtype.as_str()), ("Apache-2.0", "cpu", "f32"));
+        assert!(model.parameter_bytes > 1_000_000 && model.loaded_at.is_some(), "{}", model.name);
+        // A head answers when it is named; what it was trained on is under another licence.
+        let is_head = model.name == head.name;
+        let licence = if is_head { "MIT" } else { "Apache-2.0" };
+        assert_eq!((model.licence.as_str(), model.device.as_str(), model.dtype.as_str()), (licence, "cpu", "f32"));
+        assert!(model.is_default || is_head, "{}", model.name);
         assert!(model.file_digests.values().all(|digest| digest.len() == 71 && digest.starts_with("sha256:")));
         assert!(model.file_digests.contains_key("model.safetensors"), "{:?}", model.file_digests);
         assert!(model.sources.iter().any(|source| source.starts_with("pip:")), "{:?}", model.sources);
@@ -53,7 +64,7 @@ async fn pages_follow_one_another_to_the_end() {
             break;
         }
     }
-    assert_eq!((seen, sizes), (NAMES.map(str::to_owned).into(), vec![2, 1]));
+    assert_eq!((seen, sizes), (NAMES.map(str::to_owned).into(), vec![2, 2]));
     for page_size in [-1, 101] {
         let request = pb::ListModelsRequest { page_size, ..Default::default() };
         let status = client.list_models(request).await.unwrap_err();

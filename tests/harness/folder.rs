@@ -37,13 +37,17 @@ fn executable() -> PathBuf {
     std::env::current_exe().unwrap()
 }
 
-/// A data directory of its own, with the models that all share.
+/// A data directory of its own, with the models that all share; what a test adds is its own.
 pub(crate) struct Folder(TempDir);
 
 impl Folder {
     pub(crate) fn new() -> Self {
         let folder = Self::empty();
-        symlink(models(), folder.path().join("models")).unwrap();
+        let own = folder.path().join("models");
+        fs::create_dir(&own).unwrap();
+        for model in fs::read_dir(models()).unwrap().map(|entry| entry.unwrap()) {
+            symlink(model.path(), own.join(model.file_name())).unwrap();
+        }
         folder
     }
 
