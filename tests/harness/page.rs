@@ -86,14 +86,12 @@ fn up(data: &Path, arguments: &str) -> (Process, Vec<String>) {
 
 async fn run(data: &Path, command: &str, variables: &[(&str, &str)]) -> Finished {
     let grpcurl = fixtures::grpcurl().expect("grpcurl is there or can be installed");
-    let tools = [super::binary::folder(), grpcurl.parent().unwrap().to_owned()];
-    let system = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{}:{system}", tools[0].display(), tools[1].display());
+    // The shell knows its own path.
+    let path = format!("PATH={}:{}:$PATH", super::binary::folder().display(), grpcurl.parent().unwrap().display());
     let mut bash = tokio::process::Command::new("bash");
-    bash.args(["-euo", "pipefail", "-c", command])
+    bash.args(["-euo", "pipefail", "-c", &format!("{path}\n{command}")])
         .current_dir(data.join("work"))
         .env("TAMIS_DATA_DIR", data)
-        .env("PATH", path)
         .envs(variables.iter().copied())
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
