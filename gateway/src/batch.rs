@@ -122,15 +122,13 @@ static BATCHES: [Batch; 7] = [
     },
 ];
 
-/// A part of a batch, as a request of its own.
-#[derive(Clone, Debug, PartialEq)]
+/// A part of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     /// Position of its first item in the batch.
     pub(crate) first: usize,
     /// How many items it has.
     pub(crate) items: usize,
-    /// The request.
-    pub(crate) message: Bytes,
 }
 
 /// A batch that is too large for one replica.
@@ -138,8 +136,10 @@ pub(crate) struct Piece {
 pub(crate) struct Split {
     /// In the order of the items; at least two.
     pub(crate) pieces: Vec<Piece>,
-    /// Items of all.
-    pub(crate) items: usize,
+    /// All that is no item; every piece says it.
+    common: Bytes,
+    /// The items of all pieces, as they stand.
+    items: Vec<Bytes>,
     /// Most results that the caller wants.
     top_n: usize,
 }
@@ -186,13 +186,9 @@ impl Batch {
         }
         let count = items.len().div_ceil(items_max);
         let bound = |piece: usize| piece * items.len() / count;
-        let piece = |piece: usize| {
-            let (first, end) = (bound(piece), bound(piece + 1));
-            let mut message = common.clone();
-            items[first..end].iter().for_each(|item| message.extend_from_slice(item));
-            Piece { first, items: end - first, message: message.freeze() }
-        };
-        Ok(Some(Split { pieces: (0..count).map(piece).collect(), items: items.len(), top_n }))
+        let piece = |piece: usize| Piece { first: bound(piece), items: bound(piece + 1) - bound(piece) };
+        let pieces = (0..count).map(piece).collect();
+        Ok(Some(Split { pieces, common: common.freeze(), items, top_n }))
     }
 
     /// Which model a reply says that it comes from. Replies that differ in it do not belong together.
@@ -202,14 +198,14 @@ impl Batch {
         Ok(model.map(|field| field.content).unwrap_or_default())
     }
 
-    /// The piece, for the revision that this model says of itself and no other. Messages merge: whatever else the selector
-    /// says still holds.
-    pub(crate) fn pin(piece: &Piece, model: Bytes) -> Result<Piece, Malformed> {
+    /// What pins a request to the revision that this model says of itself, appended to it. Messages merge: whatever else the
+    /// request's selector says still holds.
+    pub(crate) fn pin(model: Bytes) -> Result<Bytes, Malformed> {
         let model = pb::ModelInfo::decode(model)?;
-        let (mut selector, mut message) = (BytesMut::new(), BytesMut::from(&piece.message[..]));
+        let (mut selector, mut pin) = (BytesMut::new(), BytesMut::new());
         put_content(&mut selector, REVISION, model.revision.as_bytes());
-        put_content(&mut message, SELECTOR, &selector);
-        Ok(Piece { message: message.freeze(), ..piece.clone() })
+        put_content(&mut pin, SELECTOR, &selector);
+        Ok(pin.freeze())
     }
 
     /// The reply to the whole batch, from the replies to its pieces.
@@ -235,6 +231,21 @@ impl Batch {
             joined.rank(split.top_n);
         }
         Ok(joined.write(self))
+    }
+}
+
+// === impl Split ===
+
+impl Split {
+    /// Items of all pieces.
+    pub(crate) fn items(&self) -> usize {
+        self.items.len()
+    }
+
+    /// A piece as a request of its own, in parts that share the memory of the whole.
+    pub(crate) fn request(&self, piece: Piece) -> impl Iterator<Item = Bytes> {
+        let items = &self.items[piece.first..piece.first + piece.items];
+        std::iter::once(self.common.clone()).chain(items.iter().cloned())
     }
 }
 

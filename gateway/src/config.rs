@@ -73,7 +73,8 @@ pub struct ServiceSettings {
     pub resolve_interval: Span,
     /// The SPIFFE identity that every replica must prove. No default.
     pub spiffe_id: String,
-    /// Most calls in flight to all its replicas together. Default 4096. Beyond: RESOURCE_EXHAUSTED, reason QUEUE_FULL.
+    /// Most calls in flight to it; one that is split counts once. Default 4096. Beyond: RESOURCE_EXHAUSTED, reason
+    /// QUEUE_FULL.
     pub in_flight_max: usize,
     /// Most items of a call that one replica gets at once, 1 to 65536; a larger batch is cut into pieces, which its
     /// replicas share. Not above the replicas' own `batch_items_max`. Default 64.
@@ -92,6 +93,9 @@ pub struct HoldSettings {
     /// Bytes of one reply that are held until its status is known; a longer one passes through from there on, and is lost
     /// if its replica is. Default 1MiB.
     pub reply_bytes_max: ByteSize,
+    /// Bytes of all replies that are gathered for one response at once, steps of a fan-out and pieces of a batch, each until
+    /// its client has taken it. Default 256MiB. Beyond: RESOURCE_EXHAUSTED, reason QUEUE_FULL, for these calls only.
+    pub gathered_bytes_max: ByteSize,
 }
 
 /// Images that UploadImage took. The gateway puts them in the place of their digests, so that a digest works with every
@@ -151,7 +155,7 @@ pub struct ConnectionSettings {
 pub struct HealthSettings {
     /// The first wait. Default 50ms, at least 1ms.
     pub retry_min: Span,
-    /// The longest. Default 2s: how long a replica that is back may go unnoticed.
+    /// The longest. Default 500ms: how long a replica that is back may go unnoticed.
     pub retry_max: Span,
 }
 
@@ -187,11 +191,15 @@ impl chassis::config::Settings for Settings {
             server,
             tls: TlsSettings::defaults(),
             log: LogSettings::defaults(),
-            hold: HoldSettings { request_bytes_max: ByteSize::mib(256), reply_bytes_max: ByteSize::mib(1) },
+            hold: HoldSettings {
+                request_bytes_max: ByteSize::mib(256),
+                reply_bytes_max: ByteSize::mib(1),
+                gathered_bytes_max: ByteSize::mib(256),
+            },
             content: ContentSettings::defaults(),
             retry: RetrySettings::defaults(),
             connection: ConnectionSettings::defaults(),
-            health: HealthSettings { retry_min: Span::millis(50), retry_max: Span::seconds(2) },
+            health: HealthSettings { retry_min: Span::millis(50), retry_max: Span::millis(500) },
             fanout: FanOutSettings { steps_max: 32 },
             services: BTreeMap::new(),
             allow: Vec::new(),
@@ -213,6 +221,8 @@ impl chassis::config::Settings for Settings {
         mistakes.require(health.retry_min <= health.retry_max, "health.retry_max", "must not be below retry_min");
         let fits = self.hold.request_bytes_max >= self.server.message_bytes_max;
         mistakes.require(fits, "hold.request_bytes_max", "must hold at least one message of server.message_bytes_max");
+        let fits = self.hold.gathered_bytes_max >= self.server.message_bytes_max;
+        mistakes.require(fits, "hold.gathered_bytes_max", "must hold at least one message of server.message_bytes_max");
         let mut served = BTreeSet::new();
         for (name, service) in &self.services {
             service.check(name, mistakes);

@@ -56,6 +56,9 @@ pub(crate) struct Library {
     contents: Arc<Contents>,
     upload_bytes_max: usize,
     message_bytes_max: usize,
+    /// For requests with images in the place of digests: these have a budget of their own, so that images named by a few
+    /// bytes never take the room of other calls.
+    named: Arc<ByteBudget>,
 }
 
 // === impl Use ===
@@ -76,7 +79,8 @@ impl Library {
         let (kept, uploads) = (bytes(content.bytes_max), bytes(content.uploads_bytes_max));
         let message_bytes_max = bytes(content.message_bytes_max).min(bytes(settings.hold.request_bytes_max));
         let upload_bytes_max = message_bytes_max.min(kept).min(uploads).saturating_sub(SURROUNDINGS_BYTES);
-        Self { contents: Arc::new(Contents::new(kept, uploads)), upload_bytes_max, message_bytes_max }
+        let (contents, named) = (Arc::new(Contents::new(kept, uploads)), Arc::new(ByteBudget::new(kept)));
+        Self { contents, upload_bytes_max, message_bytes_max, named }
     }
 
     /// What it holds.
@@ -90,7 +94,7 @@ impl Library {
     }
 
     /// A request with the images in the place of those digests that are known here. A replica answers for the others.
-    pub(crate) fn resolve(&self, request: Replay, held: &Arc<ByteBudget>) -> Result<Replay, Refusal> {
+    pub(crate) fn resolve(&self, request: Replay) -> Result<Replay, Refusal> {
         let named = request.reader().is_some_and(|message| names_digest(message).unwrap_or(false));
         if !named {
             return Ok(request);
@@ -104,7 +108,7 @@ impl Library {
         }
         let prefix = wire::prefix(length).ok_or(too_large)?;
         let pieces = std::iter::once(prefix).chain(message);
-        Replay::of_pieces(pieces, held).map_err(|not_held| not_held.into_refusal(self.message_bytes_max))
+        Replay::of_pieces(pieces, &self.named).map_err(|not_held| not_held.into_refusal(self.message_bytes_max))
     }
 }
 
@@ -123,18 +127,21 @@ pub(crate) fn inline(message: Bytes, find: impl Fn(&Digest) -> Option<Bytes>) ->
 /// A message with another field in the place of those of a number for which `other` has one.
 fn replace(message: Bytes, number: u32, other: impl Fn(Bytes) -> Option<(u32, Vec<Bytes>)>) -> Option<Vec<Bytes>> {
     let (mut pieces, mut replaced) = (Vec::new(), false);
-    for field in fields(message) {
+    // What stays goes on in one piece, however many fields it is.
+    let (mut kept, mut at) = (0, 0);
+    for field in fields(message.clone()) {
         let field = field.ok()?;
+        let start = at;
+        at += field.whole.len();
         let eligible = field.number == number && field.kind == WireType::LengthDelimited;
-        match eligible.then(|| other(field.content)).flatten() {
-            Some((number, content)) => {
-                replaced = true;
-                pieces.push(wire::head(number, content.iter().map(Bytes::len).sum()));
-                pieces.extend(content);
-            }
-            None => pieces.push(field.whole),
+        if let Some((number, content)) = eligible.then(|| other(field.content)).flatten() {
+            pieces.extend((kept < start).then(|| message.slice(kept..start)));
+            pieces.push(wire::head(number, content.iter().map(Bytes::len).sum()));
+            pieces.extend(content);
+            (kept, replaced) = (at, true);
         }
     }
+    pieces.extend((kept < at).then(|| message.slice(kept..at)));
     replaced.then_some(pieces)
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Mesh {
     pub(crate) unknown: Arc<MethodMetrics>,
     /// Memory for held requests.
     pub(crate) held: Arc<ByteBudget>,
+    /// Memory for replies that are gathered for one response.
+    pub(crate) gathered: Arc<ByteBudget>,
     /// Uploaded contents, for the digests that name them.
     pub(crate) library: Library,
     /// Cancelled when the gateway begins to close connections.
@@ -128,6 +130,7 @@ impl Mesh {
             unknown: Arc::new(MethodMetrics::unknown(&metrics)),
             metrics,
             held: Arc::new(ByteBudget::new(bytes(settings.hold.request_bytes_max))),
+            gathered: Arc::new(ByteBudget::new(bytes(settings.hold.gathered_bytes_max))),
             drain,
             calls: Arc::default(),
             settings,

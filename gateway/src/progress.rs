@@ -44,6 +44,11 @@ impl Progress {
         self.attempts.fetch_sub(1, Relaxed);
     }
 
+    /// It has reached as many replicas, in the part that needed the most.
+    pub(crate) fn at_least(&self, attempts: u32) {
+        self.attempts.fetch_max(attempts, Relaxed);
+    }
+
     /// Replicas that it has reached.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts.load(Relaxed)

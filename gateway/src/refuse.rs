@@ -35,6 +35,8 @@ pub(crate) enum Refusal {
     TooManyItems { items: usize, items_max: usize },
     /// Too much is in flight already.
     Full { what: &'static str, max: usize },
+    /// The replicas hold different revisions of the model, and none holds one for all of the batch.
+    Mixed { service: String },
     /// No replica became ready in time.
     NoCapacity { service: String },
     /// Every replica that was tried was lost.
@@ -137,6 +139,10 @@ impl Refusal {
             Self::Full { what, max } => {
                 R::full(format!("there are {max} {what} already, the most there may be"), RETRY_AFTER)
             }
+            Self::Mixed { service } => {
+                let message = format!("no revision of the model answers for the whole batch while {service} changes");
+                R::new(Code::Unavailable, "NO_CAPACITY", message).retry_after(RETRY_AFTER)
+            }
             Self::NoCapacity { service } => {
                 R::new(Code::Unavailable, "NO_CAPACITY", format!("no replica of {service} is ready"))
                     .retry_after(RETRY_AFTER)
@@ -164,7 +170,7 @@ impl Refusal {
                 R::new(Code::Aborted, "QUORUM_NOT_REACHED", message)
             }
             Self::ReplyTooLarge { bytes_max } => {
-                let what = "the reply does not fit: those of all steps together may have";
+                let what = "the reply does not fit: all its parts together may have";
                 R::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{what} {}", ByteSize(*bytes_max)))
             }
             Self::UnknownService { field, name } => {
@@ -229,6 +235,7 @@ mod tests {
             Refusal::UploadTooLarge { bytes_max: 1 },
             Refusal::TooManyItems { items: 2, items_max: 1 },
             Refusal::Full { what: "calls in flight", max: 1 },
+            Refusal::Mixed { service: "embedding".into() },
             Refusal::NoCapacity { service: "embedding".into() },
             Refusal::ReplicaLost { attempts: 3 },
             Refusal::Draining,

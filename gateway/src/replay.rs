@@ -269,6 +269,22 @@ impl Drop for Reserved {
     }
 }
 
+/// Bytes that hold their part of a budget for as long as they live.
+pub(crate) fn kept(bytes: Bytes, reserved: &Arc<Reserved>) -> Bytes {
+    Bytes::from_owner(Kept { bytes, _reserved: Arc::clone(reserved) })
+}
+
+struct Kept {
+    bytes: Bytes,
+    _reserved: Arc<Reserved>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A message on its way in.
 struct Holder {
     chunks: Vec<Bytes>,

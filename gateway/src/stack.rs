@@ -108,7 +108,7 @@ impl Stack {
         request::check(&head)?;
         let caller = self.caller.as_ref().map_err(|_| Refusal::NoIdentity)?;
         let route = permit(caller, route, head.uri.path())?;
-        let deadline = self.deadline(&head, route.method.shape)?;
+        let deadline = self.deadline(&head, route)?;
         record.takes(self.mesh.admit()?);
         let units = request::units(&head.headers);
         request::prepare(&mut head.headers, &caller.header, trace);
@@ -116,14 +116,17 @@ impl Stack {
     }
 
     /// Every unary call has a deadline. A stream has the one that its client sets: a watch without end is no mistake.
-    fn deadline(&self, head: &Parts, shape: Shape) -> Result<Option<Deadline>, Refusal> {
+    /// A stream to replicas has it uncut, as they do: bulk work takes its time.
+    fn deadline(&self, head: &Parts, route: &Route) -> Result<Option<Deadline>, Refusal> {
         let header = head.headers.get(deadline::HEADER).map(http::HeaderValue::as_bytes);
-        if shape == Shape::Streaming && header.is_none() {
-            return Ok(None);
-        }
-        let limits = self.mesh.settings.server.deadlines();
-        let timeout = limits.timeout(header).map_err(|malformed| Refusal::Malformed(malformed.to_string()))?;
-        Ok(Some(Deadline { at: Instant::now() + timeout, timeout }))
+        let malformed = |malformed: deadline::Malformed| Refusal::Malformed(malformed.to_string());
+        let timeout = match (route.method.shape, header, &route.target) {
+            (Shape::Streaming, None, _) => return Ok(None),
+            (Shape::Streaming, Some(header), Target::Upstream(_)) => deadline::parse(header).map_err(malformed)?,
+            _ => self.mesh.settings.server.deadlines().timeout(header).map_err(malformed)?,
+        };
+        // Beyond what an instant can say there is none.
+        Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
     }
 
     async fn upstream(

@@ -44,17 +44,23 @@ impl Unary<'_> {
     /// Carries the call, which has been admitted, to a replica and brings the reply; while more of that comes, the call
     /// holds the flight.
     pub(crate) async fn carry(&self, mut message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
+        split::check(self, &message)?;
         if self.method.content == Some(Use::Names) {
-            message = self.mesh.library.resolve(message, &self.mesh.held)?;
+            message = self.mesh.library.resolve(message)?;
         }
         match split::split(self, &message)? {
-            None => self.send(message, self.units).await,
+            None => self.send(message, self.units, self.progress).await,
             Some(batch) => within(self.deadline, batch.carry()).await?.map(|reply| (reply, None)),
         }
     }
 
     /// Sends it as it is.
-    pub(crate) async fn send(&self, message: Replay, units: Option<u32>) -> Result<(Reply, Option<Flight>), Refusal> {
+    pub(crate) async fn send(
+        &self,
+        message: Replay,
+        units: Option<u32>,
+        progress: &Progress,
+    ) -> Result<(Reply, Option<Flight>), Refusal> {
         let settings = &self.mesh.settings;
         let plan = Plan {
             method: self.method,
@@ -65,7 +71,7 @@ impl Unary<'_> {
             worker: self.worker,
             held_bytes_max: bytes(settings.hold.reply_bytes_max),
         };
-        let call = Call::new(plan, Patience::of(&settings.retry), &self.mesh.metrics).told_to(self.progress);
+        let call = Call::new(plan, Patience::of(&settings.retry), &self.mesh.metrics).told_to(progress);
         call.run(Message::Held(message)).await
     }
 }

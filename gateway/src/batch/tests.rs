@@ -48,6 +48,11 @@ fn embed(request: &embedding::EmbedRequest) -> embedding::EmbedResponse {
     }
 }
 
+/// The request of a piece.
+fn whole(split: &Split, piece: Piece) -> Bytes {
+    split.request(piece).collect::<Vec<_>>().concat().into()
+}
+
 fn bytes(message: &impl prost::Message) -> Bytes {
     message.encode_to_vec().into()
 }
@@ -62,13 +67,13 @@ proptest! {
         let Some(split) = split else { return Ok(()) };
         prop_assert!(split.pieces.iter().all(|piece| (1..=items_max).contains(&piece.items)));
         let requests: Vec<_> =
-            split.pieces.iter().map(|piece| embedding::EmbedRequest::decode(piece.message.clone()).unwrap()).collect();
+            split.pieces.iter().map(|piece| embedding::EmbedRequest::decode(whole(&split, *piece)).unwrap()).collect();
         prop_assert!(requests.iter().all(|piece| piece.model == request.model && piece.params == request.params));
         let replies: Vec<_> = requests.iter().map(|request| bytes(&embed(request))).collect();
         let joined = embedding::EmbedResponse::decode(batch.join(&split, &replies).unwrap()).unwrap();
-        let whole = embed(&request);
-        prop_assert_eq!(&joined.results, &whole.results);
-        prop_assert_eq!((joined.model, joined.space_id, joined.dimensions), (whole.model, whole.space_id, 1));
+        let expected = embed(&request);
+        prop_assert_eq!(&joined.results, &expected.results);
+        prop_assert_eq!((joined.model, joined.space_id, joined.dimensions), (expected.model, expected.space_id, 1));
         prop_assert_eq!(joined.matrix.len(), texts);
         let usage = joined.usage.unwrap();
         prop_assert_eq!((usage.items, usage.input_tokens), (texts as u64, 4 * texts as u64));
@@ -138,7 +143,7 @@ fn fields_that_this_gateway_does_not_know_stay() {
     put_content(&mut request, 1000, b"new in the request");
     let split = batch.split(&request.freeze(), 2).unwrap().unwrap();
     let kept = |message: &Bytes| wire::fields(message.clone()).any(|field| field.unwrap().number == 1000);
-    assert!(split.pieces.iter().all(|piece| kept(&piece.message)));
+    assert!(split.pieces.iter().all(|piece| kept(&whole(&split, *piece))));
     let mut reply = BytesMut::from(&bytes(&embed(&embed_request(1)))[..]);
     put_content(&mut reply, 1000, b"new in the reply");
     let replies = [reply.freeze(), bytes(&embed(&embed_request(2)))];
@@ -150,8 +155,8 @@ fn a_pinned_piece_keeps_what_its_selector_says() {
     let batch = of(EMBED).unwrap();
     let split = batch.split(&bytes(&embed_request(3)), 2).unwrap().unwrap();
     let model = batch.model(&bytes(&embed(&embed_request(1)))).unwrap();
-    let pinned = Batch::pin(&split.pieces[1], model).unwrap();
-    let selector = embedding::EmbedRequest::decode(pinned.message).unwrap().model.unwrap();
+    let pinned = [whole(&split, split.pieces[1]), Batch::pin(model).unwrap()].concat();
+    let selector = embedding::EmbedRequest::decode(&pinned[..]).unwrap().model.unwrap();
     assert_eq!((selector.model.as_str(), selector.revision.as_str()), ("m", "sha256:1"));
 }
 

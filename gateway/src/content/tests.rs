@@ -38,7 +38,7 @@ fn library(message_bytes_max: usize) -> Library {
         let bytes = Bytes::from_static(bytes);
         contents.keep(chassis::content::Content { digest: Digest::of(&bytes), bytes });
     }
-    Library { contents, upload_bytes_max: 1 << 20, message_bytes_max }
+    Library { contents, upload_bytes_max: 1 << 20, message_bytes_max, named: Arc::new(ByteBudget::new(1 << 20)) }
 }
 
 fn held(request: &impl prost::Message, budget: &Arc<ByteBudget>) -> Replay {
@@ -85,8 +85,8 @@ fn a_request_is_looked_over_and_only_then_taken_apart() {
     let (library, budget) = (library(1 << 20), Arc::new(ByteBudget::new(1 << 20)));
     let plain = held(&request([encoded(b"x")]), &budget);
     let before = plain.chunks().as_ptr();
-    assert_eq!(library.resolve(plain, &budget).unwrap().chunks().as_ptr(), before, "it is the same");
-    let resolved = library.resolve(held(&request([digest(b"a")]), &budget), &budget).unwrap();
+    assert_eq!(library.resolve(plain).unwrap().chunks().as_ptr(), before, "it is the same");
+    let resolved = library.resolve(held(&request([digest(b"a")]), &budget)).unwrap();
     let sent = resolved.chunks().concat();
     assert_eq!(sent.len(), resolved.bytes());
     assert_eq!(sent[..PREFIX_BYTES], wire::prefix(sent.len() - PREFIX_BYTES).unwrap());
@@ -100,7 +100,7 @@ fn a_compressed_request_is_left_to_the_replica() {
     let mut prefix = wire::prefix(message.len()).unwrap().to_vec();
     prefix[0] = 1;
     let compressed = Replay::of_pieces([prefix.into(), message.clone()], &budget).unwrap();
-    assert!(library.resolve(compressed, &budget).unwrap().chunks().concat().ends_with(&message));
+    assert!(library.resolve(compressed).unwrap().chunks().concat().ends_with(&message));
 }
 
 #[test]
@@ -108,15 +108,16 @@ fn a_request_that_becomes_too_large_is_refused_with_its_size() {
     let budget = Arc::new(ByteBudget::new(1 << 20));
     let expected = request([encoded(b"a"), encoded(b"b")]).encoded_len();
     let replay = held(&request([digest(b"a"), digest(b"b")]), &budget);
-    let refusal = library(expected - 1).resolve(replay.clone(), &budget).unwrap_err();
+    let refusal = library(expected - 1).resolve(replay.clone()).unwrap_err();
     assert_eq!(refusal, Refusal::ContentTooLarge { bytes: expected as u64, bytes_max: expected as u64 - 1 });
-    assert!(library(expected).resolve(replay, &budget).is_ok());
+    assert!(library(expected).resolve(replay).is_ok());
 }
 
 #[test]
-fn the_images_count_as_held() {
+fn the_images_count_in_a_budget_of_their_own() {
     let replay = held(&request([digest(b"a")]), &Arc::new(ByteBudget::new(1 << 20)));
-    let refusal = library(1 << 20).resolve(replay, &Arc::new(ByteBudget::new(10))).unwrap_err();
+    let small = Library { named: Arc::new(ByteBudget::new(10)), ..library(1 << 20) };
+    let refusal = small.resolve(replay).unwrap_err();
     assert_eq!(refusal.reason(), "QUEUE_FULL");
 }
 

@@ -94,7 +94,7 @@ impl Leg<'_> {
             progress: self.progress,
         };
         let (reply, flight) = unary.carry(Replay::part(&step.message, &fan_out.reserved)).await?;
-        let (mut room, mut held) = (Reserved::none_of(&self.room), Reserved::none_of(&stack.mesh.held));
+        let (mut room, mut held) = (Reserved::none_of(&self.room), Reserved::none_of(&stack.mesh.gathered));
         let keep = |bytes| keep(bytes, &mut room, &mut held);
         let (frames, trailers) = reply.collect(flight, keep).await?;
         if reply::code(&trailers) != Code::Ok {
@@ -125,7 +125,7 @@ fn keep(bytes: usize, room: &mut Reserved, held: &mut Reserved) -> Result<(), Re
         return Err(Refusal::ReplyTooLarge { bytes_max: room.bytes_max() as u64 });
     }
     if !held.add(bytes) {
-        return Err(Refusal::Full { what: "bytes of held messages", max: held.bytes_max() });
+        return Err(Refusal::Full { what: "bytes of gathered replies", max: held.bytes_max() });
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use prost::{
 use proto::gateway::v1 as pb;
 
 use crate::{
-    replay::{PREFIX_BYTES, Reserved},
+    replay::{PREFIX_BYTES, Reserved, kept},
     wire::{put_content, put_number},
 };
 
@@ -40,12 +40,6 @@ pub(super) struct Ended {
     pub(super) outcome: Result<Payload, Box<pb::StepError>>,
     pub(super) elapsed: Duration,
     pub(super) attempts: u32,
-}
-
-/// A piece of a reply for as long as it lives.
-struct Kept {
-    piece: Bytes,
-    _reserved: Arc<Reserved>,
 }
 
 // === impl Pieces ===
@@ -122,18 +116,12 @@ impl Payload {
             prefix.put_slice(&of_prefix);
             bytes += frame.len();
             if !frame.is_empty() {
-                pieces.push(Bytes::from_owner(Kept { piece: frame, _reserved: Arc::clone(&reserved) }));
+                pieces.push(kept(frame, &reserved));
             }
         }
         let mut expected = vec![0];
         expected.put_u32(u32::try_from(bytes).ok()?);
         (prefix == expected).then_some(Self { pieces, bytes })
-    }
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.piece
     }
 }
 

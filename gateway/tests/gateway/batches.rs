@@ -1,5 +1,7 @@
 //! A batch that is too large for one replica, answered as if it were not.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use prost::Message as _;
 use proto::{
     common::v1::{ItemError, ModelInfo, Usage},
@@ -133,6 +135,58 @@ async fn a_batch_is_answered_from_one_revision_even_while_a_model_is_swapped() {
     check(&joined, 60);
     let revision = joined.model.unwrap().revision;
     assert!(["old", "new"].contains(&revision.as_str()), "{revision}");
+}
+
+/// A replica that has this revision only.
+fn embed_only(request: &[u8], only: &str) -> Result<Vec<u8>, Status> {
+    let pinned = EmbedRequest::decode(request).unwrap().model.map(|model| model.revision).unwrap_or_default();
+    if pinned.is_empty() || pinned == only { Ok(embed(request, only)) } else { Err(OTHER_REVISION) }
+}
+
+type Status = &'static [(&'static str, &'static str)];
+const OTHER_REVISION: Status = &[("grpc-status", "9")];
+const ONLY_OLD: Do = Do::Judge(|request| embed_only(request, "old"));
+const ONLY_NEW: Do = Do::Judge(|request| embed_only(request, "new"));
+
+#[tokio::test]
+async fn a_swap_that_has_reached_one_replica_only_fails_no_batch() {
+    let (first, second) = (Replica::start(ONLY_OLD).await, Replica::start(ONLY_NEW).await);
+    let front = Front::configured(&[first.address, second.address], SPLIT).await;
+    front.until_ready(2).await;
+    for _ in 0..5 {
+        check(&response(&front.client.embed(&batch(40)).await), 40);
+    }
+}
+
+#[tokio::test]
+async fn a_piece_that_finds_the_queue_full_comes_again() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let often_full = |request: &[u8]| match CALLS.fetch_add(1, Relaxed) % 3 {
+        1 => Err(FULL),
+        _ => Ok(embed(request, "old")),
+    };
+    let replica = Replica::start(Do::Judge(often_full)).await;
+    let front = Front::configured(&[replica.address], SPLIT).await;
+    front.until_ready(1).await;
+    check(&response(&front.client.embed(&batch(60)).await), 60);
+}
+
+const FULL: Status = &[("grpc-status", "8"), ("grpc-retry-pushback-ms", "100")];
+
+#[tokio::test]
+async fn what_is_no_item_is_not_multiplied_in_memory() {
+    let replica = Replica::start(OLD).await;
+    // Twelve pieces of 2 MiB each: as a whole they would not fit.
+    let more = format!("{SPLIT}\n[server]\nmessage_bytes_max = '4MiB'\n[hold]\nrequest_bytes_max = '16MiB'");
+    let front = Front::configured(&[replica.address], &more).await;
+    front.until_ready(1).await;
+    let mut request = batch(96);
+    let unknown = vec![0; 2 << 20];
+    // Field 1000, of no contract.
+    request.extend_from_slice(b"\xc2\x3e");
+    prost::encoding::encode_varint(unknown.len() as u64, &mut request);
+    request.extend_from_slice(&unknown);
+    check(&response(&front.client.embed(&request).await), 96);
 }
 
 #[tokio::test]

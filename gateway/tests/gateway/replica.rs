@@ -46,6 +46,8 @@ pub(crate) enum Do {
     Reply(Bytes),
     /// Answers with what this makes of the request.
     Answer(fn(&[u8]) -> Vec<u8>),
+    /// The same, or this status in the headers.
+    Judge(fn(&[u8]) -> Result<Vec<u8>, &'static [(&'static str, &'static str)]>),
     /// Answers with a status in trailers, after a message.
     Status(&'static [(&'static str, &'static str)]),
     /// Answers with a status in the headers.
@@ -180,8 +182,15 @@ impl Script {
         }
         let message = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         self.seen.send(Seen { head, message: message.clone(), over }).unwrap();
-        let (headers, data, end): (&[_], _, _) = match self.act.clone() {
-            Do::Echo | Do::Stream => (&[], message, Some(&[("grpc-status", "0")][..])),
+        let act = match self.act.clone() {
+            Do::Judge(judge) => match judge(message.get(5..).unwrap_or_default()) {
+                Ok(reply) => Do::Reply(framed(&reply)),
+                Err(status) => Do::Refuse(status),
+            },
+            act => act,
+        };
+        let (headers, data, end): (&[_], _, _) = match act {
+            Do::Echo | Do::Stream | Do::Judge(_) => (&[], message, Some(&[("grpc-status", "0")][..])),
             Do::EchoAfter(permits) => {
                 permits.acquire().await.unwrap().forget();
                 (&[], message, Some(&[("grpc-status", "0")][..]))
