@@ -83,7 +83,7 @@ async fn it_calls_every_service() {
     let reply = call(&grpcurl, r#"{"service": "tamis.vision.v1.VisionService"}"#, "grpc.health.v1.Health/Check");
     assert_eq!(reply["status"], "SERVING");
     let reply = call(&grpcurl, "{}", "tamis.model.v1.ModelService/ListModels");
-    assert_eq!(reply["models"].as_array().unwrap().len(), 3);
+    assert_eq!(reply["models"].as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn private_keys_are_their_owners_alone() {
     let mesh = mesh();
     let keys = fs::read_dir(mesh.folder.certs()).unwrap().map(|entry| entry.unwrap().path());
     let keys: Vec<_> = keys.filter(|path| path.extension().is_some_and(|extension| extension == "key")).collect();
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert!(keys.len() >= 6, "{keys:?}");
     for key in keys {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600, "{}", key.display());
     }

@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::{
     client::{Answer, EMBED, framed, request},
     front::Front,
-    replica::{Do, Replica},
+    replica::{Do, Headers, Replica},
 };
 
 const SPLIT: &str = "split_items = 8\nbatch_items_max = 100";
@@ -138,13 +138,12 @@ async fn a_batch_is_answered_from_one_revision_even_while_a_model_is_swapped() {
 }
 
 /// A replica that has this revision only.
-fn embed_only(request: &[u8], only: &str) -> Result<Vec<u8>, Status> {
+fn embed_only(request: &[u8], only: &str) -> Result<Vec<u8>, Headers> {
     let pinned = EmbedRequest::decode(request).unwrap().model.map(|model| model.revision).unwrap_or_default();
     if pinned.is_empty() || pinned == only { Ok(embed(request, only)) } else { Err(OTHER_REVISION) }
 }
 
-type Status = &'static [(&'static str, &'static str)];
-const OTHER_REVISION: Status = &[("grpc-status", "9")];
+const OTHER_REVISION: Headers = &[("grpc-status", "9")];
 const ONLY_OLD: Do = Do::Judge(|request| embed_only(request, "old"));
 const ONLY_NEW: Do = Do::Judge(|request| embed_only(request, "new"));
 
@@ -171,7 +170,7 @@ async fn a_piece_that_finds_the_queue_full_comes_again() {
     check(&response(&front.client.embed(&batch(60)).await), 60);
 }
 
-const FULL: Status = &[("grpc-status", "8"), ("grpc-retry-pushback-ms", "100")];
+const FULL: Headers = &[("grpc-status", "8"), ("grpc-retry-pushback-ms", "100")];
 
 #[tokio::test]
 async fn what_is_no_item_is_not_multiplied_in_memory() {

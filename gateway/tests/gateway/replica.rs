@@ -35,6 +35,9 @@ pub(crate) struct Seen {
     pub(crate) over: CancellationToken,
 }
 
+/// A status, as headers or trailers say it.
+pub(crate) type Headers = &'static [(&'static str, &'static str)];
+
 /// What a replica does with a call.
 #[derive(Clone)]
 pub(crate) enum Do {
@@ -47,7 +50,7 @@ pub(crate) enum Do {
     /// Answers with what this makes of the request.
     Answer(fn(&[u8]) -> Vec<u8>),
     /// The same, or this status in the headers.
-    Judge(fn(&[u8]) -> Result<Vec<u8>, &'static [(&'static str, &'static str)]>),
+    Judge(fn(&[u8]) -> Result<Vec<u8>, Headers>),
     /// Answers with a status in trailers, after a message.
     Status(&'static [(&'static str, &'static str)]),
     /// Answers with a status in the headers.

@@ -7,7 +7,7 @@
 //! client's deadline cuts the stream, a client that goes takes what waits of it out of the queue, and a server that drains reads
 //! no more, answers what it has read and sends the client elsewhere.
 //!
-//! ```ignore
+//! ```text
 //! async fn embed_stream(&self, request: Request<Streaming<pb::EmbedStreamRequest>>) -> Result<.., Status> {
 //!     Ok(host::stream::run(&self.host, request, read, move |config| Ok(Opened { batches, unordered })))
 //! }
