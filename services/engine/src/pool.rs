@@ -28,8 +28,7 @@ const WORKERS_MAX: usize = 1024;
 pub struct Pool<M: Model> {
     shared: Arc<Shared<M>>,
     settings: PoolSettings,
-    /// Units that calls of [`Pool::run_in_turn`] may hold.
-    turns: Semaphore,
+    turns: Turns,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -42,7 +41,7 @@ pub struct PoolSettings {
     pub workers: usize,
     /// Most units (tokens or images) that wait. A call that does not fit is refused at once with [`Error::Full`]; a call
     /// that is larger than the bound itself is let in when nothing waits. Calls that wait for their turn hold half as
-    /// many at once, so that they leave room for those that do not wait.
+    /// many at once, a quarter in each lane, so that they leave room for those that do not wait.
     pub queue_units_max: u64,
     /// Most units that a worker computes at once; an item that is larger is computed alone. More gains no throughput on
     /// a CPU (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
@@ -109,6 +108,13 @@ pub struct Load {
     pub panics: u64,
 }
 
+/// Units that calls of [`Pool::run_in_turn`] may hold. Each lane has its own: in one line, somebody who waits for an
+/// answer would stand behind all the bulk work that came before.
+struct Turns {
+    interactive: Semaphore,
+    batch: Semaphore,
+}
+
 struct Shared<M: Model> {
     state: Mutex<State<M>>,
     /// Work has come, or the pool closes.
@@ -147,8 +153,7 @@ impl<M: Model> Pool<M> {
         let state =
             State { queue: Queue::new(), closed: false, idle: 0, running_units: 0, ms_per_unit: 0.0, panics: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let turns = Semaphore::new(turns_max(settings) as usize);
-        let mut pool = Self { shared, settings, turns, threads: Vec::with_capacity(workers) };
+        let mut pool = Self { shared, settings, turns: Turns::new(settings), threads: Vec::with_capacity(workers) };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
             let chunk_units_max = u64::from(settings.chunk_units_max);
@@ -168,8 +173,8 @@ impl<M: Model> Pool<M> {
         self.compute(model, inputs, &item_units, Entry { call, bound: Some(self.settings.queue_units_max) }).await
     }
 
-    /// The same for callers who would rather wait than be refused: first come, first served, until there is room for them.
-    /// It is never [`Error::Full`].
+    /// The same for callers who would rather wait than be refused: in each lane first come, first served, until there is
+    /// room for them. It is never [`Error::Full`].
     pub async fn run_in_turn(
         &self,
         model: &Arc<M>,
@@ -178,9 +183,9 @@ impl<M: Model> Pool<M> {
     ) -> Result<Done<M::Output>, Error> {
         let item_units = item_units(model.as_ref(), &inputs);
         let units: u64 = item_units.iter().map(|units| u64::from(*units)).sum();
-        // What is larger than all turns takes them all, and is alone.
+        // What is larger than all turns of its lane takes them all, and is alone there.
         let turns = u32::try_from(units).unwrap_or(u32::MAX).min(turns_max(self.settings));
-        let turn = self.turns.acquire_many(turns);
+        let turn = self.turns.of(call.lane).acquire_many(turns);
         let turn = match call.deadline {
             None => turn.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), turn).await.map_err(|_elapsed| Error::Late)?,
@@ -307,10 +312,29 @@ fn item_units<M: Model>(model: &M, inputs: &[M::Input]) -> Vec<u32> {
     inputs.iter().map(|input| model.units(input).max(1)).collect()
 }
 
-/// Units that calls may hold which wait for their turn.
+impl Turns {
+    fn new(settings: PoolSettings) -> Self {
+        let lane = || Semaphore::new(turns_max(settings) as usize);
+        Self { interactive: lane(), batch: lane() }
+    }
+
+    fn of(&self, lane: Lane) -> &Semaphore {
+        match lane {
+            Lane::Interactive => &self.interactive,
+            Lane::Batch => &self.batch,
+        }
+    }
+
+    fn close(&self) {
+        self.interactive.close();
+        self.batch.close();
+    }
+}
+
+/// Units that calls of one lane may hold which wait for their turn.
 fn turns_max(settings: PoolSettings) -> u32 {
     // The semaphore's own bound is 2^61 and its requests are u32: more than four billion tokens wait nowhere.
-    u32::try_from(settings.queue_units_max / 2).unwrap_or(u32::MAX).max(1)
+    u32::try_from(settings.queue_units_max / 4).unwrap_or(u32::MAX).max(1)
 }
 
 /// Takes what still waits of a call out of the queue when the caller goes.

@@ -290,12 +290,12 @@ fn who_waits_for_his_turn_is_never_refused_and_leaves_room_for_others() {
     let (bench, pool) = (bench(), pool(100, 10));
     let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
     assert_eq!(bench.started.recv().unwrap(), [0]);
-    // Half of the bound is for those who wait; one that is larger than all of it goes alone.
-    let first = begin(pool.run_in_turn(&bench.model, vec![job(1, 40)], BATCH));
+    // A quarter of the bound is for those of a lane who wait; one that is larger than all of it goes alone.
+    let first = begin(pool.run_in_turn(&bench.model, vec![job(1, 20)], BATCH));
     let large = begin(pool.run_in_turn(&bench.model, vec![job(2, 1000)], BATCH));
     let small = begin(pool.run_in_turn(&bench.model, vec![job(3, 1)], BATCH));
-    assert_eq!(pool.load().queued_units, 40, "first come, first served: the small one passes nobody");
-    let other = begin(pool.run(&bench.model, vec![job(4, 60)], INTERACTIVE));
+    assert_eq!(pool.load().queued_units, 20, "first come, first served: the small one passes nobody");
+    let other = begin(pool.run(&bench.model, vec![job(4, 80)], INTERACTIVE));
     let full = begin_refused(pool.run(&bench.model, vec![job(5, 1)], INTERACTIVE));
     assert!(matches!(full, Error::Full { queued: 100, .. }), "{full:?}");
     drop(bench.open);
@@ -304,6 +304,27 @@ fn who_waits_for_his_turn_is_never_refused_and_leaves_room_for_others() {
         assert_eq!(names(runtime.block_on(call)), [name]);
     }
     assert_eq!(bench.started.try_iter().flatten().collect::<Vec<_>>(), [4, 1, 2, 3]);
+}
+
+#[test]
+fn who_waits_for_an_answer_stands_behind_no_bulk_work() {
+    let (bench, pool) = (bench(), pool(100, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let mut bulk: Vec<_> =
+        (100..110).map(|name| begin(pool.run_in_turn(&bench.model, vec![job(name, 25)], BATCH))).collect();
+    let interactive = begin(pool.run_in_turn(&bench.model, vec![job(1, 25)], INTERACTIVE));
+    // One bulk batch has its turn and nine wait for theirs; nothing of that holds up the other lane.
+    assert_eq!(pool.load().queued_units, 50);
+    drop(bench.open);
+    let runtime = runtime();
+    runtime.block_on(running).unwrap();
+    assert_eq!(names(runtime.block_on(interactive)), [1]);
+    for (call, name) in bulk.drain(..).zip(100..) {
+        assert_eq!(names(runtime.block_on(call)), [name]);
+    }
+    let order: Vec<u32> = bench.started.try_iter().flatten().collect();
+    assert_eq!(order, [1].into_iter().chain(100..110).collect::<Vec<_>>());
 }
 
 #[test]
