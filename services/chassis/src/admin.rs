@@ -11,8 +11,13 @@ mod tests;
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, middleware::from_fn_with_state,
-    response::IntoResponse, routing::get,
+    Router,
+    extract::State,
+    http::StatusCode,
+    http::header::CONTENT_TYPE,
+    middleware::{from_fn, from_fn_with_state},
+    response::IntoResponse,
+    routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
@@ -132,6 +137,7 @@ impl Grpc {
         self.routes
             .prepare()
             .into_axum_router()
+            .layer(from_fn(calls::explain))
             .layer(from_fn_with_state(self.metrics.clone(), calls::catch_panics))
             .layer(from_fn_with_state(bounds.deadlines, deadline::enforce))
             .layer(from_fn_with_state(admission, calls::admit))

@@ -27,7 +27,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use crate::{
@@ -129,6 +129,23 @@ pub async fn catch_panics(State(metrics): State<CallMetrics>, request: Request, 
             Refusal::engine("the server failed on this call; its log has the cause").into_response()
         }
     }
+}
+
+/// Gives a request that cannot be decoded a reason of the contracts. tonic refuses it before any handler sees it, with a
+/// bare status: for a message that is too large, the code that says that a stream has ended; for one that is malformed,
+/// the code of a server's own fault.
+///
+/// Innermost: here every other status is a handler's, and has its `google.rpc` details.
+pub async fn explain(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    match Status::from_header_map(response.headers()) {
+        Some(status) if is_unreadable(&status) => Refusal::unreadable(&status).into_response(),
+        _ => response,
+    }
+}
+
+fn is_unreadable(status: &Status) -> bool {
+    status.details().is_empty() && matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal)
 }
 
 /// Opens the call's span, hands the trace on, and counts the call when its trailers have gone.
@@ -313,6 +330,26 @@ mod tests {
         drop(first);
         let third = app.oneshot(request("/s/echo", Ok(GATEWAY))).await.unwrap();
         assert_eq!(code(&third), "0");
+    }
+
+    #[tokio::test]
+    async fn only_a_bare_status_of_a_request_that_cannot_be_read_is_explained() {
+        let own = || Refusal::full("16 MiB wait", Duration::from_millis(100)).into_status();
+        for (status, code, reason) in [
+            (Status::internal("buffer underflow"), "3", "MALFORMED_REQUEST"),
+            (Status::out_of_range("decoded message length too large"), "8", "MESSAGE_TOO_LARGE"),
+            (Refusal::engine("not finite").into_status(), "13", "ENGINE"),
+            (own(), "8", "QUEUE_FULL"),
+            (Status::unimplemented("compressed"), "12", ""),
+        ] {
+            let answer = move || async move { status.into_http::<Body>() };
+            let app = Router::new().route("/s/m", post(answer)).layer(axum::middleware::from_fn(explain));
+            let response = app.oneshot(request("/s/m", Ok(GATEWAY))).await.unwrap();
+            assert_eq!(self::code(&response), code);
+            let status = Status::from_header_map(response.headers()).unwrap();
+            let details = tonic_types::StatusExt::get_error_details(&status);
+            assert_eq!(details.error_info().map_or("", |info| &info.reason), reason);
+        }
     }
 
     #[tokio::test]

@@ -40,6 +40,19 @@ impl Refusal {
         Self::new(Code::InvalidArgument, "MALFORMED_REQUEST", message)
     }
 
+    /// A message that could not be read, by what tonic says of it.
+    #[must_use]
+    pub fn unreadable(status: &Status) -> Self {
+        match status.code() {
+            // A message beyond the limit, as it came or once it was decompressed.
+            Code::OutOfRange | Code::ResourceExhausted => {
+                Self::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", status.message())
+            }
+            Code::Cancelled => Self::new(Code::Cancelled, "CANCELLED", "the client has gone"),
+            _ => Self::malformed(format!("a message cannot be read: {}", status.message())),
+        }
+    }
+
     /// The call's time is up.
     #[must_use]
     pub fn late(timeout: Duration) -> Self {
@@ -109,6 +122,19 @@ mod tests {
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "QUEUE_FULL");
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_its_senders_fault() {
+        for (status, code, reason) in [
+            (Status::out_of_range("too large"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            (Status::resource_exhausted("inflates"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            (Status::internal("invalid wire type"), Code::InvalidArgument, "MALFORMED_REQUEST"),
+            (Status::cancelled("reset"), Code::Cancelled, "CANCELLED"),
+        ] {
+            let refusal = Refusal::unreadable(&status);
+            assert_eq!((refusal.code, refusal.reason), (code, reason), "{status:?}");
+        }
     }
 
     #[test]

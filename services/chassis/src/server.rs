@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -220,7 +220,9 @@ impl Server {
         };
         let router = routes
             .into_axum_router()
-            // Innermost: the handler's panic is its call's failure, and the deadline still holds for what it answers.
+            // Innermost: what comes without details is tonic's own.
+            .layer(from_fn(calls::explain))
+            // Next to it: the handler's panic is its call's failure, and the deadline still holds for what it answers.
             .layer(from_fn_with_state(metrics.clone(), calls::catch_panics))
             // Inside admission: a refused call costs no timer.
             .layer(from_fn_with_state(self.settings.deadlines(), deadline::enforce))

@@ -22,7 +22,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Takes the chunks of one image.
 ///
 /// # Errors
-/// As the contract says, and as the stream does.
+/// As the contract says.
 pub(crate) async fn take(
     chunks: impl Stream<Item = Result<pb::UploadImageRequest, Status>> + Unpin,
     contents: &Arc<Contents>,
@@ -53,7 +53,7 @@ async fn receive(
     let empty = || bad_parameter("chunk", "a chunk is empty; send one byte or more in each").into_status();
     let mut empty_chunks = false;
     while let Some(next) = chunks.next().await {
-        let chunk = next?.chunk;
+        let chunk = next.map_err(|status| Refusal::unreadable(&status).into_status())?.chunk;
         // Alone it says that the image is empty, which has a reason of its own.
         if empty_chunks || (chunk.is_empty() && !upload.bytes().is_empty()) {
             return Err(empty());
@@ -145,6 +145,19 @@ mod tests {
         let endless = iter(std::iter::repeat_with(|| Ok(pb::UploadImageRequest { chunk: vec![0; 100].into() })));
         let status = take(endless, &contents(), LIMITS).await.unwrap_err();
         assert_eq!(status.get_error_details().error_info().unwrap().reason, "INPUT_TOO_LARGE");
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_cannot_be_read_is_refused_with_its_reason() {
+        for (status, code, expected) in [
+            (Status::out_of_range("too large"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            (Status::internal("invalid wire type"), Code::InvalidArgument, "MALFORMED_REQUEST"),
+        ] {
+            let chunks = iter([Ok(pb::UploadImageRequest { chunk: GIF.into() }), Err(status)]);
+            let status = take(chunks, &contents(), LIMITS).await.unwrap_err();
+            let reason = status.get_error_details().error_info().unwrap().reason.clone();
+            assert_eq!((status.code(), reason.as_str()), (code, expected), "{status:?}");
+        }
     }
 
     #[tokio::test]
