@@ -16,14 +16,14 @@ use crate::harness::{
 };
 
 /// The client's side of an open stream.
-struct Open {
+pub(crate) struct Open {
     /// Dropped, it ends the client's side.
     sender: mpsc::UnboundedSender<pb::EmbedStreamRequest>,
     answers: Streaming<pb::EmbedStreamResponse>,
 }
 
 impl Open {
-    async fn new(client: &Channels) -> Self {
+    pub(crate) async fn new(client: &Channels) -> Self {
         Self::with_timeout(client, Duration::from_secs(60)).await
     }
 
@@ -42,20 +42,20 @@ impl Open {
         self.sender.send(pb::EmbedStreamRequest { message: Some(message) }).unwrap();
     }
 
-    fn config(&self, config: pb::EmbedStreamConfig) {
+    pub(crate) fn config(&self, config: pb::EmbedStreamConfig) {
         self.send(Message::Config(config));
     }
 
-    fn items<T: Into<String>>(&self, sequence: u64, texts: impl IntoIterator<Item = T>) {
+    pub(crate) fn items<T: Into<String>>(&self, sequence: u64, texts: impl IntoIterator<Item = T>) {
         self.send(Message::Items(pb::EmbedStreamItems { sequence, inputs: embed(texts).inputs }));
     }
 
-    async fn next(&mut self) -> pb::EmbedStreamResponse {
+    pub(crate) async fn next(&mut self) -> pb::EmbedStreamResponse {
         self.answers.message().await.unwrap().expect("an answer")
     }
 
     /// How the stream ends, and the sequences of what came before.
-    async fn end(mut self) -> (Vec<u64>, Option<Status>) {
+    pub(crate) async fn end(mut self) -> (Vec<u64>, Option<Status>) {
         drop(self.sender);
         let mut sequences = Vec::new();
         loop {

@@ -12,15 +12,19 @@ use std::{
 use http::Uri;
 use proto::{
     common::v1::{self as common, ErrorReason},
+    embedding::v1::EmbedStreamConfig,
     model::v1::{
         self as pb, model_admin_service_client::ModelAdminServiceClient, model_service_client::ModelServiceClient,
     },
 };
 use tonic::{Code, Status};
 
-use crate::harness::{
-    Channels, Connection, Mesh, ORIGIN, connect, credentials, embed, eventually, metric, metrics, refused,
-    refused_field, signal, tamis,
+use crate::{
+    embed_stream::Open,
+    harness::{
+        Channels, Connection, Mesh, ORIGIN, connect, credentials, embed, eventually, metric, metrics, refused,
+        refused_field, signal, tamis,
+    },
 };
 
 const MODEL: &str = "all-minilm-l6-v2";
@@ -136,6 +140,10 @@ async fn no_call_fails_while_a_model_is_loaded_swapped_and_unloaded() {
     write_manifest(mesh.folder.path(), MODEL, 128);
     let new = engine_revision(&mesh, MODEL).await;
     let load_of_calls = Load::start(&mesh, [old.clone(), new.clone()]).await;
+    let mut stream = Open::new(&client).await;
+    stream.config(EmbedStreamConfig::default());
+    stream.items(1, ["and then nothing"]);
+    assert_eq!(stream.next().await.model.unwrap().revision, old);
     load_of_calls.more(200).await;
 
     let request = pb::LoadModelRequest { expected_revision: new.clone(), ..load(MODEL, &["canary"]) };
@@ -159,6 +167,8 @@ async fn no_call_fails_while_a_model_is_loaded_swapped_and_unloaded() {
     load_of_calls.more(200).await;
 
     admin.unload_model(unload(MODEL, &old)).await.unwrap();
+    let end = stream.end().await.1.expect("a stream lets go of the model that it holds");
+    refused(&end, Code::Unavailable, ErrorReason::Draining);
     let one = resident(replica.pid.unwrap());
     load_of_calls.more(400).await;
     let answered = load_of_calls.end().await;

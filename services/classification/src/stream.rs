@@ -62,6 +62,10 @@ impl Batches for Stream {
         pb::ClassifyStreamResponse { sequence, error: Some(error), ..Default::default() }
     }
 
+    fn are_current(&self) -> bool {
+        self.host.catalog.holds(&self.plan.model)
+    }
+
     fn introduce(&self, first: &mut pb::ClassifyStreamResponse) {
         first.model = Some(host::model_info(self.plan.model.info()));
     }

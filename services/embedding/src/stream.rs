@@ -63,6 +63,10 @@ impl Batches for Stream {
         pb::EmbedStreamResponse { sequence, error: Some(error), ..Default::default() }
     }
 
+    fn are_current(&self) -> bool {
+        self.host.catalog.holds(&self.plan.model)
+    }
+
     fn introduce(&self, first: &mut pb::EmbedStreamResponse) {
         first.model = Some(host::model_info(self.plan.model.info()));
         first.space_id.clone_from(&self.plan.space_id);

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use chassis::refusal::Refusal;
 use engine::{Head, ImageModel, Model, ModelInfo, Task, TextModel};
 use proto::common::v1::{self as pb, ErrorReason};
+use tokio::sync::watch;
 use tonic::Code;
 
 pub(crate) use self::snapshot::{Key, Room, Snapshot};
@@ -79,24 +80,40 @@ impl Hosted for ImageModel {
 }
 
 /// The loaded models, which may change at any time.
-pub struct Catalog<M>(ArcSwap<Snapshot<M>>);
+pub struct Catalog<M> {
+    current: ArcSwap<Snapshot<M>>,
+    changes: watch::Sender<()>,
+}
 
 impl<M: Hosted> Catalog<M> {
     /// No models yet. The names of the configuration say, in their order, which of them is the default.
     #[must_use]
     pub(crate) fn new(configured: Vec<String>) -> Self {
-        Self(ArcSwap::from_pointee(Snapshot::new(configured)))
+        Self { current: ArcSwap::from_pointee(Snapshot::new(configured)), changes: watch::Sender::default() }
     }
 
     /// What is loaded now.
     #[must_use]
     pub(crate) fn snapshot(&self) -> Arc<Snapshot<M>> {
-        self.0.load_full()
+        self.current.load_full()
     }
 
     /// Puts a snapshot in the place of the one before, which comes back. Calls that begin from now on see it.
     pub(crate) fn publish(&self, snapshot: Arc<Snapshot<M>>) -> Arc<Snapshot<M>> {
-        self.0.swap(snapshot)
+        let before = self.current.swap(snapshot);
+        self.changes.send_replace(());
+        before
+    }
+
+    /// Ticks whenever another snapshot has been published.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Whether calls can still select this very model.
+    #[must_use]
+    pub fn holds(&self, model: &Arc<M>) -> bool {
+        self.current.load().models().any(|(_, other)| Arc::ptr_eq(other, model))
     }
 
     /// The model that a call of this method selects, in the revision that it insists on. It stays loaded for as long as
@@ -106,7 +123,7 @@ impl<M: Hosted> Catalog<M> {
     /// MODEL_NOT_FOUND or REVISION_MISMATCH.
     pub fn select(&self, selector: Option<&pb::ModelSelector>, method: &str) -> Result<Arc<M>, Refusal> {
         let (name, revision) = selector.map_or(("", ""), |s| (s.model.as_str(), s.revision.as_str()));
-        let snapshot = self.0.load();
+        let snapshot = self.current.load();
         let serves = |model: &&Arc<M>| model.serves(method);
         if !revision.is_empty() {
             return snapshot.pinned(name, revision, method).cloned();

@@ -30,7 +30,7 @@ pub use self::{
     vector::{Vector, encoding, matrix, results as vector_results},
 };
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chassis::readiness::Readiness;
 use engine::Pool;
@@ -47,6 +47,8 @@ pub struct Host<M: Hosted> {
     pub batch_items_max: u32,
     /// Most batches of one stream that are read and not answered.
     pub stream_batches_max: usize,
+    /// Longest time in which a stream may wait for its client.
+    pub stream_idle_max: Duration,
     /// Says when the process drains.
     pub readiness: Readiness,
 }

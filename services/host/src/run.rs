@@ -78,6 +78,7 @@ pub async fn serve<M: Hosted>(
         replica: settings.server.name.as_str().into(),
         batch_items_max: settings.batch_items_max,
         stream_batches_max: settings.stream_batches_max,
+        stream_idle_max: settings.stream_idle_max.0,
         readiness: readiness.clone(),
     });
     let mut registry = Registry::with_prefix("tamis");

@@ -1,6 +1,10 @@
 //! The part of a service's configuration that says what it hosts.
 
-use chassis::{config::Mistakes, settings::ServerSettings, spiffe::SpiffeId, telemetry::LogSettings, tls::TlsSettings};
+use std::time::Duration;
+
+use chassis::{
+    config::Mistakes, settings::ServerSettings, spiffe::SpiffeId, telemetry::LogSettings, tls::TlsSettings, units::Span,
+};
 use engine::PoolSettings;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +31,9 @@ pub struct HostSettings {
     /// Most batches of one stream that are read and not answered, 1 to 1024; what they carry and their answers are in
     /// memory. Default 8. Beyond: the stream is not read until one is answered.
     pub stream_batches_max: usize,
+    /// Longest time in which a stream may send nothing while nothing of it is in flight, its config included, 1s to 1h:
+    /// it holds one of `calls_max` and its model. Default 60s. Beyond: the stream ends with CANCELLED, reason CANCELLED.
+    pub stream_idle_max: Span,
     /// SPIFFE identities that may call; nobody else may. Default: `spiffe://tamis.local/gateway`.
     pub allow: Vec<String>,
     /// Where the server listens and how much it takes.
@@ -51,6 +58,7 @@ impl HostSettings {
             state_file: String::new(),
             batch_items_max,
             stream_batches_max: 8,
+            stream_idle_max: Span::seconds(60),
             allow: vec!["spiffe://tamis.local/gateway".to_owned()],
             server: ServerSettings::defaults(role),
             tls: TlsSettings::defaults(),
@@ -70,6 +78,8 @@ impl HostSettings {
         mistakes.require(batch, "batch_items_max", "must lie between 1 and 65536");
         let stream = (1..=1024).contains(&self.stream_batches_max);
         mistakes.require(stream, "stream_batches_max", "must lie between 1 and 1024");
+        let idle = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.stream_idle_max.0);
+        mistakes.require(idle, "stream_idle_max", "must lie between 1s and 1h");
         for id in &self.allow {
             if let Err(error) = id.parse::<SpiffeId>() {
                 mistakes.add("allow", "effective value", error);

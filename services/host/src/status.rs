@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use chassis::refusal::Refusal;
+use chassis::{refusal::Refusal, units::Span};
 use engine::{ItemError, Reason};
 use proto::common::v1::{self as pb, ErrorReason};
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// A refusal with a reason of the closed list.
 pub fn refusal(code: Code, reason: ErrorReason, message: impl Into<String>) -> Refusal {
@@ -33,16 +33,11 @@ pub(crate) fn draining(message: impl Into<String>) -> Refusal {
     refusal(Code::Unavailable, ErrorReason::Draining, message).retry_after(Duration::from_millis(100))
 }
 
-/// A message of a stream that could not be read.
-pub(crate) fn unreadable(status: &Status) -> Refusal {
-    match status.code() {
-        // What tonic says of a message beyond its limit.
-        Code::OutOfRange => refusal(Code::ResourceExhausted, ErrorReason::MessageTooLarge, status.message()),
-        Code::Cancelled => refusal(Code::Cancelled, ErrorReason::Cancelled, "the client has gone"),
-        _ => {
-            refusal(Code::InvalidArgument, ErrorReason::MalformedRequest, "a message of the stream is not well-formed")
-        }
-    }
+/// A stream on which nothing happens. It holds a place among the calls, and a model that could not be unloaded.
+pub(crate) fn idle(max: Duration) -> Refusal {
+    let idle = Span(max);
+    let message = format!("nothing came for {idle}, the bound of this service; open another stream when there is more");
+    refusal(Code::Cancelled, ErrorReason::Cancelled, message)
 }
 
 /// The failure of a whole batch as its answer has it.

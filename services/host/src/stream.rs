@@ -2,10 +2,11 @@
 //!
 //! A service says what its batches are ([`Batches`]) and how its messages read, and [`run`] does the rest: the first
 //! message must be the config, the sequence must rise, at most [`crate::HostSettings::stream_batches_max`] batches are
-//! in flight, and while they are nothing is read, so that HTTP/2 flow control slows the client down. Answers go out in
+//! in flight, and while they are nothing is read, so that HTTP/2 flow control slows the client down. A stream on which nothing
+//! happens for [`crate::HostSettings::stream_idle_max`] ends. Answers go out in
 //! order or as they come. A batch that fails as a whole has its error in its answer, and the stream goes on. The
-//! client's deadline cuts the stream, a client that goes takes what waits of it out of the queue, and a server that drains reads
-//! no more, answers what it has read and sends the client elsewhere.
+//! client's deadline cuts the stream, a client that goes takes what waits of it out of the queue, and a server that drains
+//! or is to unload the stream's model reads no more, answers what it has read and sends the client elsewhere.
 //!
 //! ```text
 //! async fn embed_stream(&self, request: Request<Streaming<pb::EmbedStreamRequest>>) -> Result<.., Status> {
@@ -82,6 +83,9 @@ pub trait Batches: Send + Sync + 'static {
     /// The answer to a batch that failed as a whole.
     fn failed(&self, sequence: u64, error: pb::ItemError) -> Self::Response;
 
+    /// Whether the model is still there for new calls. One that is not is freed when the last stream has let go of it.
+    fn are_current(&self) -> bool;
+
     /// Adds what only the stream's first response says.
     fn introduce(&self, first: &mut Self::Response);
 }
@@ -105,7 +109,9 @@ where
     let terms = Terms {
         call: Call::begin_stream(request.extensions()),
         batches_max: host.stream_batches_max,
+        idle_max: host.stream_idle_max,
         readiness: host.readiness.subscribe(),
+        changes: host.catalog.changes(),
         meter: meter.clone(),
     };
     let driver = Driver::new(request.into_inner(), read, Box::new(open), terms);

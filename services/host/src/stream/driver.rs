@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use chassis::{load::Meter, readiness, refusal::Refusal};
@@ -27,7 +28,11 @@ pub(super) struct Terms {
     pub(super) call: Call,
     /// Most batches that are read and not answered.
     pub(super) batches_max: usize,
+    /// Longest time in which nothing is read while nothing is in flight.
+    pub(super) idle_max: Duration,
     pub(super) readiness: watch::Receiver<readiness::State>,
+    /// Ticks when other models stand in the catalog.
+    pub(super) changes: watch::Receiver<()>,
     pub(super) meter: Meter,
 }
 
@@ -48,6 +53,8 @@ pub(super) struct Driver<S, R, C, B: Batches> {
     ready: BTreeMap<u64, B::Response>,
     introduced: bool,
     late: Option<Pin<Box<Sleep>>>,
+    /// Counts only while nothing is in flight, from the last message or answer on.
+    idle: Pin<Box<Sleep>>,
     terms: Terms,
     span: Span,
 }
@@ -73,7 +80,9 @@ enum Event<R, T> {
     Late,
     Finished(Result<T, JoinError>),
     Draining,
+    Changed,
     Read(Option<Result<R, Status>>),
+    Idle,
 }
 
 impl<S, R, C, B> Driver<S, R, C, B>
@@ -90,6 +99,7 @@ where
         terms: Terms,
     ) -> Self {
         let late = terms.call.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let idle = Box::pin(tokio::time::sleep(terms.idle_max));
         Self {
             incoming,
             read,
@@ -101,6 +111,7 @@ where
             ready: BTreeMap::new(),
             introduced: false,
             late,
+            idle,
             terms,
             span: Span::current(),
         }
@@ -114,6 +125,7 @@ where
     async fn next(&mut self) -> Option<Result<B::Response, Status>> {
         loop {
             if let Some(response) = self.due() {
+                self.wake();
                 return Some(Ok(response));
             }
             if self.unanswered.is_empty() && !matches!(self.phase, Phase::Reading) {
@@ -126,7 +138,9 @@ where
                 Event::Late => self.cut(Refusal::late(self.terms.call.allowed())),
                 Event::Finished(finished) => self.book(finished),
                 Event::Draining => self.end(Some(status::draining("the server is shutting down"))),
+                Event::Changed => self.follow(),
                 Event::Read(message) => self.take(message),
+                Event::Idle => self.end(Some(status::idle(self.terms.idle_max))),
             }
         }
     }
@@ -139,7 +153,9 @@ where
             () = late(&mut self.late) => Event::Late,
             Some(finished) = self.tasks.join_next() => Event::Finished(finished),
             () = draining(&mut self.terms.readiness), if reads => Event::Draining,
+            () = changed(&mut self.terms.changes), if reads => Event::Changed,
             message = self.incoming.next(), if reads && room => Event::Read(message),
+            () = self.idle.as_mut(), if reads && self.unanswered.is_empty() => Event::Idle,
         }
     }
 
@@ -156,10 +172,11 @@ where
     }
 
     fn take(&mut self, message: Option<Result<R, Status>>) {
+        self.wake();
         let taken = match message {
             None if self.open.is_some() => Err(bad_parameter("config", "the stream ended before its config")),
             None => return self.end(None),
-            Some(Err(status)) => Err(status::unreadable(&status)),
+            Some(Err(status)) => Err(Refusal::unreadable(&status)),
             Some(Ok(message)) => match (self.read)(message) {
                 None => Err(bad_parameter("message", "a message carries neither config nor items")),
                 Some(Message::Config(config)) => self.begin(config),
@@ -220,6 +237,18 @@ where
         }
     }
 
+    /// Lets go of a model that is to be unloaded: the next stream finds what stands in its place.
+    fn follow(&mut self) {
+        if self.session.as_ref().is_some_and(|session| !session.batches.are_current()) {
+            self.end(Some(status::draining("the model of this stream is being unloaded; open another stream")));
+        }
+    }
+
+    /// Begins to count again how long nothing happens.
+    fn wake(&mut self) {
+        self.idle.as_mut().reset(tokio::time::Instant::now() + self.terms.idle_max);
+    }
+
     /// Reads no more. The first reason stands.
     fn end(&mut self, how: Option<Refusal>) {
         if matches!(self.phase, Phase::Reading | Phase::Ending(None)) {
@@ -246,6 +275,13 @@ async fn late(sleep: &mut Option<Pin<Box<Sleep>>>) {
 async fn draining(readiness: &mut watch::Receiver<readiness::State>) {
     if readiness.wait_for(|state| state.draining).await.is_err() {
         // Nobody is left who could drain.
+        std::future::pending().await
+    }
+}
+
+async fn changed(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        // Nobody is left who could change anything.
         std::future::pending().await
     }
 }

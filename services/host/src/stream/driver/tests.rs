@@ -1,4 +1,10 @@
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chassis::load::Cost;
 use proto::common::v1::{self as pb, ErrorReason};
@@ -30,6 +36,7 @@ struct Reply {
 
 struct Fake {
     started: Arc<Mutex<Vec<u64>>>,
+    unloaded: Arc<AtomicBool>,
 }
 
 impl Batches for Fake {
@@ -51,10 +58,16 @@ impl Batches for Fake {
         Reply { sequence, error: Some(error.reason()), first: false }
     }
 
+    fn are_current(&self) -> bool {
+        !self.unloaded.load(Ordering::Relaxed)
+    }
+
     fn introduce(&self, first: &mut Reply) {
         first.first = true;
     }
 }
+
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A stream under test.
 struct Bench {
@@ -62,6 +75,8 @@ struct Bench {
     answers: Answers<Reply>,
     started: Arc<Mutex<Vec<u64>>>,
     readiness: readiness::Readiness,
+    changes: watch::Sender<()>,
+    unloaded: Arc<AtomicBool>,
     meter: Meter,
 }
 
@@ -71,11 +86,14 @@ fn bench(deadline: Option<Duration>) -> Bench {
         Some((incoming.recv().await?, incoming))
     }));
     let (readiness, meter, started) = (readiness::Readiness::default(), Meter::default(), Arc::default());
+    let (changes, unloaded) = (watch::Sender::default(), Arc::<AtomicBool>::default());
     let now = tokio::time::Instant::now().into_std();
     let terms = Terms {
         call: Call { started: now, deadline: deadline.map(|deadline| now + deadline) },
         batches_max: 2,
+        idle_max: IDLE_MAX,
         readiness: readiness.subscribe(),
+        changes: changes.subscribe(),
         meter: meter.clone(),
     };
     let read = |wire| match wire {
@@ -83,9 +101,10 @@ fn bench(deadline: Option<Duration>) -> Bench {
         Wire::Items(sequence, items) => Some(Message::Batch(Batch { sequence, items })),
         Wire::Nothing => None,
     };
-    let batches = Fake { started: Arc::clone(&started) };
+    let batches = Fake { started: Arc::clone(&started), unloaded: Arc::clone(&unloaded) };
     let open: Open<bool, Fake> = Box::new(|unordered| Ok(Opened { batches, unordered }));
-    Bench { client, answers: Driver::new(incoming, read, open, terms).into_answers(), started, readiness, meter }
+    let answers = Driver::new(incoming, read, open, terms).into_answers();
+    Bench { client, answers, started, readiness, changes, unloaded, meter }
 }
 
 impl Bench {
@@ -256,6 +275,26 @@ async fn a_draining_server_answers_what_it_has_read_and_sends_the_client_elsewhe
 }
 
 #[tokio::test]
+async fn a_stream_whose_model_is_unloaded_answers_what_it_has_read_and_lets_go_of_it() {
+    let mut bench = bench(None);
+    bench.config(false);
+    let key = bench.hold(1);
+    bench.changes.send_replace(());
+    bench.settle().await;
+    bench.send(2);
+    bench.settle().await;
+    assert_eq!(*bench.started.lock().unwrap(), [1, 2], "other models are of no concern");
+    bench.unloaded.store(true, Ordering::Relaxed);
+    bench.changes.send_replace(());
+    bench.settle().await;
+    bench.send(3);
+    key.send(()).unwrap();
+    assert_eq!((bench.next().await, bench.next().await), (1, 2));
+    assert_eq!(bench.refused().await, (Code::Unavailable, "DRAINING".to_owned()));
+    assert_eq!(*bench.started.lock().unwrap(), [1, 2]);
+}
+
+#[tokio::test]
 async fn a_pool_that_closes_ends_the_stream_without_an_answer_to_its_batch() {
     let mut bench = bench(None);
     bench.config(false);
@@ -276,6 +315,43 @@ async fn the_deadline_cuts_the_stream_and_what_runs() {
     bench.job(1, Job { answer: Ok(1), gate: Some(gate), alive: Some(alive) });
     assert_eq!(bench.refused().await, (Code::DeadlineExceeded, "DEADLINE".to_owned()));
     assert!(ended.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_which_nothing_happens_ends() {
+    let cancelled = (Code::Cancelled, "CANCELLED".to_owned());
+    let opened = tokio::time::Instant::now();
+    let mut silent = bench(None);
+    assert_eq!(silent.refused().await, cancelled, "a stream that sends no config");
+    assert_eq!(opened.elapsed(), IDLE_MAX);
+    let mut configured = bench(Some(Duration::from_secs(3600)));
+    configured.config(false);
+    configured.send(1);
+    assert_eq!(configured.next().await, 1);
+    let answered = tokio::time::Instant::now();
+    assert_eq!(configured.refused().await, cancelled, "a stream that sends no more");
+    assert_eq!(answered.elapsed(), IDLE_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_not_idle_while_messages_come_or_a_batch_is_computed() {
+    let mut bench = bench(None);
+    bench.config(false);
+    for sequence in 1..4 {
+        tokio::time::advance(IDLE_MAX - Duration::from_secs(1)).await;
+        bench.send(sequence);
+        assert_eq!(bench.next().await, sequence);
+    }
+    let key = bench.hold(4);
+    bench.settle().await;
+    tokio::time::advance(3 * IDLE_MAX).await;
+    bench.settle().await;
+    key.send(()).unwrap();
+    assert_eq!(bench.next().await, 4);
+    // What has come is read first, however late the stream is looked at.
+    tokio::time::advance(3 * IDLE_MAX).await;
+    bench.send(5);
+    assert_eq!(bench.next().await, 5);
 }
 
 #[tokio::test]
