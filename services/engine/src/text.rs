@@ -240,11 +240,13 @@ impl Model for TextModel {
             Content::Tokens(ids) => ids.len(),
         };
         let max = self.info.max_input_tokens as usize;
-        let units = match input.work {
+        let computed = match input.work {
             Work::Compute(Truncation::ChunkMean) => tokens.min(max.saturating_mul(self.limits.windows_max)),
             Work::Compute(_) => tokens.min(max),
-            Work::Count => tokens / COUNTED_PER_COMPUTED,
+            Work::Count => 0,
         };
+        // Whatever is cut off later, the whole text is tokenized.
+        let units = computed + tokens / COUNTED_PER_COMPUTED;
         u32::try_from(units).unwrap_or(u32::MAX).max(1)
     }
 

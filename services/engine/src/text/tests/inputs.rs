@@ -126,6 +126,13 @@ fn units_follow_what_is_computed() {
     assert_eq!(units(Content::Tokens(vec![4; 50]), Work::Compute(Truncation::End)), 8);
     assert_eq!(units(Content::Tokens(vec![4; 50]), Work::Compute(Truncation::ChunkMean)), 24);
     assert_eq!(units(text(&"a".repeat(90)), Work::Count), 1);
+    // Of a long text most is cut off, and all of it is tokenized first.
+    let long = || text(&"a".repeat(6400));
+    assert_eq!(units(long(), Work::Compute(Truncation::End)), 8 + 25);
+    assert_eq!(units(long(), Work::Compute(Truncation::Start)), 8 + 25);
+    assert_eq!(units(long(), Work::Compute(Truncation::Error)), 8 + 25);
+    assert_eq!(units(long(), Work::Compute(Truncation::ChunkMean)), 24 + 25);
+    assert_eq!(units(long(), Work::Count), 25);
 }
 
 #[test]
