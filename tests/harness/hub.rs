@@ -1,4 +1,4 @@
-//! A hub on loopback: it answers what hf-hub asks as the Hugging Face Hub does, and fails where a test wants it to.
+//! A hub on loopback: it answers as the Hugging Face Hub does, and fails where a test wants it to.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,17 +43,21 @@ struct Shelves {
 pub(crate) struct Repository {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) is_gated: bool,
-    /// How the bytes of its large files come.
+    /// How the bytes come.
     pub(crate) flaw: Option<Flaw>,
+    /// What the headers say instead of a digest and a commit.
+    pub(crate) tag: Option<String>,
 }
 
-/// What is wrong with the bytes of a large file.
+/// What is wrong with the bytes of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// The last one is another.
     Flipped,
     /// The last ten are missing.
     Short,
+    /// README.md has no end, and no length.
+    Endless,
 }
 
 impl Hub {
@@ -141,19 +145,20 @@ fn resolve(repository: &Repository, name: &str, path: &str, headers: &HeaderMap)
     let Some(bytes) = repository.files.get(path) else { return refused(StatusCode::NOT_FOUND, "EntryNotFound") };
     let host = headers[header::HOST].to_str().unwrap();
     let is_large = path.ends_with(".safetensors");
-    let response = Response::builder().header("x-repo-commit", COMMIT);
+    let response = Response::builder().header("x-repo-commit", repository.tag.as_deref().unwrap_or(COMMIT));
+    let tag = |digest: &str| format!("\"{}\"", repository.tag.as_deref().unwrap_or(digest));
     let response = if is_large {
         response
             .status(StatusCode::FOUND)
             .header(header::LOCATION, format!("http://{host}/cdn/{name}/{path}"))
             .header("x-linked-size", bytes.len())
-            .header("x-linked-etag", format!("\"{}\"", sha256(bytes)))
+            .header("x-linked-etag", tag(&sha256(bytes)))
             .header(header::ETAG, "\"of the redirect\"")
     } else {
         response
             .status(StatusCode::TEMPORARY_REDIRECT)
             .header(header::LOCATION, format!("/api/resolve-cache/models/{name}/{COMMIT}/{path}"))
-            .header(header::ETAG, format!("\"{}\"", &sha256(bytes)[..40]))
+            .header(header::ETAG, tag(&sha256(bytes)[..40]))
     };
     response.body(Body::empty()).unwrap()
 }
@@ -162,15 +167,23 @@ fn resolve(repository: &Repository, name: &str, path: &str, headers: &HeaderMap)
 fn content(repository: &Repository, path: &str, headers: &HeaderMap) -> Response {
     let mut bytes = repository.files[path].clone();
     let length = bytes.len();
-    let etag = format!("\"{}\"", &sha256(&bytes)[..40]);
+    let etag = format!("\"{}\"", repository.tag.as_deref().unwrap_or(&sha256(&bytes)[..40]));
+    if path == "README.md" && repository.flaw == Some(Flaw::Endless) {
+        let chunks =
+            futures_util::stream::iter(std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b'#'; 1 << 16])));
+        return Body::from_stream(chunks).into_response();
+    }
     if path.ends_with(".safetensors") {
         match repository.flaw {
             Some(Flaw::Flipped) => *bytes.last_mut().unwrap() ^= 1,
             Some(Flaw::Short) => bytes.truncate(length - 10),
-            None => {}
+            Some(Flaw::Endless) | None => {}
         }
     }
-    let range = headers[header::RANGE].to_str().unwrap().strip_prefix("bytes=").unwrap();
+    let Some(range) = headers.get(header::RANGE) else {
+        return Response::builder().header(header::ETAG, etag).body(Body::from(bytes)).unwrap();
+    };
+    let range = range.to_str().unwrap().strip_prefix("bytes=").unwrap();
     let (first, last) = range.split_once('-').unwrap();
     let first: usize = first.parse().unwrap();
     let last = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));

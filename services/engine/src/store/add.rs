@@ -5,13 +5,13 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
 use super::{
     Progress, Store,
-    arrival::{self, Arrival},
+    arrival::{self, Arrival, Broken, Landed},
     hub::{Fault, Hub},
     lock::PullLock,
 };
@@ -187,18 +187,19 @@ impl Store {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let _lock = PullLock::take(folder, || progress.note(&format!("waiting for another pull of {name}")))?;
         arrival::sweep(folder)?;
-        let workspace = arrival::workspace(folder)?;
-        let checkout = Checkout::open(wanted, workspace.path(), progress)?;
+        let checkout = Checkout::open(wanted, folder, progress)?;
         let recipe = Recipe::of(wanted.task, &|path| checkout.read(path))?;
-        let mut pinned = Vec::new();
-        for file in FILES {
-            pinned.push(checkout.pin(file, &recipe.folder)?);
+        let (mut pinned, mut landed) = (Vec::new(), Vec::new());
+        for name in FILES {
+            let file = checkout.bring(name, &recipe.folder)?;
+            pinned.push(Pinned { name, sha256: file.sha256.clone() });
+            landed.push(file);
         }
         let text = document(name, wanted, &checkout.commit, &recipe, &pinned);
         let manifest = Manifest::parse(&text)?;
         let mut arrival = Arrival::new(folder, &manifest, progress);
-        for (file, pinned) in manifest.files.iter().zip(&pinned) {
-            arrival.receive_file(file, &pinned.path)?;
+        for (file, landed) in manifest.files.iter().zip(landed) {
+            arrival.receive_landed(file, landed)?;
         }
         let labels = self.try_out(&manifest)?;
         let path = self.manifest_path(name);
@@ -264,25 +265,27 @@ struct Checkout<'a> {
     commit: String,
     paths: Vec<String>,
     repository: &'a str,
+    /// Where the model's files go.
+    folder: &'a Path,
     progress: &'a dyn Progress,
 }
 
 impl<'a> Checkout<'a> {
-    fn open(wanted: &'a Addition, workspace: &Path, progress: &'a dyn Progress) -> Result<Self, AddError> {
+    fn open(wanted: &'a Addition, folder: &'a Path, progress: &'a dyn Progress) -> Result<Self, AddError> {
         let Addition { repository, revision, .. } = wanted;
         let refuse = |fault: Fault| match fault {
             Fault::Missing => AddError::NotFound { repository: repository.clone(), revision: revision.clone() },
             other => from_fault(repository, other),
         };
         progress.note(&format!("asking for {repository} at {revision}"));
-        let info = Hub::open(repository, revision, workspace).and_then(|hub| hub.info()).map_err(refuse)?;
+        let info = Hub::open(repository, revision).and_then(|hub| hub.info()).map_err(refuse)?;
         if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(AddError::Unreachable { why: format!("the hub names no commit of {repository}") });
         }
         // From here on the commit: a branch may move between two files.
-        let hub = Hub::open(repository, &info.sha, workspace).map_err(refuse)?;
+        let hub = Hub::open(repository, &info.sha).map_err(refuse)?;
         let paths = info.siblings.into_iter().map(|file| file.rfilename).collect();
-        Ok(Self { hub, commit: info.sha, paths, repository, progress })
+        Ok(Self { hub, commit: info.sha, paths, repository, folder, progress })
     }
 
     /// The bytes of a small file; nothing if the repository has none of this path.
@@ -290,26 +293,39 @@ impl<'a> Checkout<'a> {
         if !self.has(path) {
             return Ok(None);
         }
-        let file = self.hub.download(path, path, &Silent).map_err(|fault| from_fault(self.repository, fault))?;
-        if file.bytes > SMALL_BYTES_MAX {
-            let why = format!("{path} has {} bytes, the bound is {SMALL_BYTES_MAX}", file.bytes);
-            return Err(AddError::Unsupported { why });
-        }
-        Ok(Some(fs::read(&file.path).map_err(Error::io(&file.path))?))
+        let refuse = |fault: Fault| match fault {
+            Fault::TooLong { .. } => AddError::Unsupported { why: format!("{path} can not be read: {fault}") },
+            other => from_fault(self.repository, other),
+        };
+        let mut content = self.hub.content(path, Some(SMALL_BYTES_MAX)).map_err(refuse)?;
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes).map_err(|error| self.broke_off(path, &error))?;
+        Ok(Some(bytes))
     }
 
     /// Brings a file of the model and takes its digest.
-    fn pin(&self, name: &'static str, folder: &str) -> Result<Pinned, AddError> {
+    fn bring(&self, name: &'static str, folder: &str) -> Result<Landed, AddError> {
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         if !self.has(&path) {
             return Err(AddError::Unsupported { why: self.lacks(&path) });
         }
-        let file = self.hub.download(&path, name, self.progress).map_err(|fault| from_fault(self.repository, fault))?;
-        let sha256 = arrival::digest(&file.path)?;
-        match file.sha256 {
-            Some(announced) if announced != sha256 => Err(AddError::Corrupt { file: path, got: sha256, announced }),
-            _ => Ok(Pinned { name, sha256, path: file.path }),
+        let mut content = self.hub.content(&path, None).map_err(|fault| from_fault(self.repository, fault))?;
+        self.progress.started(name, content.bytes);
+        let landed = Landed::write(self.folder, &mut content, |bytes| self.progress.advanced(bytes));
+        let landed = landed.map_err(|broken| match broken {
+            Broken::Read(error) => self.broke_off(&path, &error),
+            Broken::Write(error) => Error::io(self.folder.join(name))(error).into(),
+        })?;
+        match content.sha256 {
+            Some(announced) if announced != landed.sha256 => {
+                Err(AddError::Corrupt { file: path, got: landed.sha256, announced })
+            }
+            _ => Ok(landed),
         }
+    }
+
+    fn broke_off(&self, path: &str, error: &io::Error) -> AddError {
+        AddError::Unreachable { why: format!("{}: {path} broke off: {error}", self.repository) }
     }
 
     /// A path that leads out of its folder is no file of a repository, whatever the hub lists.
@@ -331,16 +347,6 @@ impl<'a> Checkout<'a> {
             "{repository} has no {path}: this version reads weights in one file of safetensors, and there is {instead}"
         )
     }
-}
-
-/// Small files come without a word.
-struct Silent;
-
-impl Progress for Silent {
-    fn started(&self, _file: &str, _bytes: Option<u64>) {}
-    fn advanced(&self, _bytes: u64) {}
-    fn finished(&self, _file: &str) {}
-    fn note(&self, _text: &str) {}
 }
 
 fn from_fault(repository: &str, fault: Fault) -> AddError {

@@ -69,13 +69,9 @@ impl<'a> Arrival<'a> {
         self.settle(file, part, &digest)
     }
 
-    /// Takes in a file that a client of the source has written, below [`Self::workspace`].
-    pub(super) fn receive_file(&mut self, file: &FileSpec, path: &Path) -> Result<(), Error> {
-        let mut from = File::open(path).map_err(Error::io(path))?;
-        let mut part = part(self.folder)?;
-        let digest =
-            hashed_copy(&mut from, part.as_file_mut(), |_| {}).map_err(|broken| Error::io(path)(broken.cause()))?;
-        self.settle(file, part, &digest)
+    /// Takes in a file that came before its digest was to be checked.
+    pub(super) fn receive_landed(&mut self, file: &FileSpec, landed: Landed) -> Result<(), Error> {
+        self.settle(file, landed.part, &landed.sha256)
     }
 
     fn copy(&self, from: &mut dyn Read, to: &mut File, file: &FileSpec) -> Result<String, Error> {
@@ -155,8 +151,23 @@ pub(super) fn digest(path: &Path) -> Result<String, Error> {
     hashed_copy(&mut file, &mut io::sink(), |_| {}).map_err(|broken| Error::io(path)(broken.cause()))
 }
 
+/// A file that has come and has no name yet. It removes itself unless it is received.
+pub(super) struct Landed {
+    part: NamedTempFile,
+    pub(super) sha256: String,
+}
+
+impl Landed {
+    /// Writes a file into a model's folder, whatever it is.
+    pub(super) fn write(folder: &Path, from: &mut dyn Read, advanced: impl Fn(u64)) -> Result<Self, Broken> {
+        let mut part = part(folder).map_err(|error| Broken::Write(io::Error::other(error)))?;
+        let sha256 = hashed_copy(from, part.as_file_mut(), advanced)?;
+        Ok(Self { part, sha256 })
+    }
+}
+
 /// Which side of a copy failed.
-enum Broken {
+pub(super) enum Broken {
     Read(io::Error),
     Write(io::Error),
 }

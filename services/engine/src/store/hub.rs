@@ -3,8 +3,6 @@
 use std::{
     env,
     fmt::{self, Display},
-    fs,
-    path::{Path, PathBuf},
     sync::mpsc,
     thread,
     time::Duration,
@@ -13,16 +11,22 @@ use std::{
 use hf_hub::{
     Repo, RepoType,
     api::{
-        Progress as HubProgress, RepoInfo,
-        sync::{Api, ApiBuilder, ApiError, ApiRepo},
+        RepoInfo,
+        sync::{Api, ApiBuilder, ApiRepo},
     },
 };
+use ureq::http::HeaderMap;
 
-use super::{Arrival, Progress, refused};
+use super::{Arrival, refused};
 use crate::{
     Error,
     manifest::{FileSpec, HubSource, Source},
 };
+
+mod content;
+
+use self::content::Client;
+pub(super) use self::content::Content;
 
 /// How long the Hub may take to answer the first question. hf-hub has no bound of its own, and where there is no way to
 /// the Hub a connection can hang for minutes.
@@ -36,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Hub {
     api: Api,
     repo: ApiRepo,
+    client: Client,
     name: String,
     revision: String,
 }
@@ -49,16 +54,10 @@ pub(super) enum Fault {
     Forbidden,
     /// It is too busy: 429, or 5xx.
     Busy(u16),
+    /// The file is longer than it may be.
+    TooLong { bytes: u64, bytes_max: u64 },
     /// Anything else, in words.
     Failed(String),
-}
-
-/// A file that has come.
-pub(super) struct Download {
-    pub(super) path: PathBuf,
-    /// Its sha256, where the Hub says so: for the large files.
-    pub(super) sha256: Option<String>,
-    pub(super) bytes: u64,
 }
 
 pub(super) fn fetch(
@@ -67,17 +66,16 @@ pub(super) fn fetch(
     files: &[FileSpec],
     arrival: &mut Arrival<'_>,
 ) -> Result<(), Error> {
-    let workspace = arrival.workspace()?;
     let refuse = |fault: Fault| refused(source, fault);
     let Some(first) = files.first() else { return Ok(()) };
-    let repository = Hub::open(&hub.hub, &hub.revision, workspace.path()).map_err(refuse)?;
+    let repository = Hub::open(&hub.hub, &hub.revision).map_err(refuse)?;
     repository.answers(&first.path_in(&hub.folder)).map_err(refuse)?;
     let mut refusals = Vec::new();
     for file in files {
         let received = repository
-            .download(&file.path_in(&hub.folder), &file.name, arrival.progress())
+            .content(&file.path_in(&hub.folder), None)
             .map_err(|fault| refused(source, format!("{}: {fault}", file.name)))
-            .and_then(|download| arrival.receive_file(file, &download.path));
+            .and_then(|mut content| arrival.receive(file, content.bytes, &mut content));
         match received {
             Ok(()) => {}
             Err(Error::Fetch { why, .. }) => refusals.push(why),
@@ -90,10 +88,9 @@ pub(super) fn fetch(
 // === impl Hub ===
 
 impl Hub {
-    /// Downloads will lie below `workspace`: the Hub's own cache would keep every file a second time.
-    pub(super) fn open(name: &str, revision: &str, workspace: &Path) -> Result<Self, Fault> {
-        let mut builder =
-            ApiBuilder::from_env().with_cache_dir(workspace.to_owned()).with_progress(false).with_retries(3);
+    /// hf-hub knows the endpoint, the token and the addresses; its cache is not used.
+    pub(super) fn open(name: &str, revision: &str) -> Result<Self, Fault> {
+        let mut builder = ApiBuilder::from_env().with_progress(false);
         if let Some(endpoint) = variable("HF_ENDPOINT") {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
@@ -101,9 +98,10 @@ impl Hub {
         if let Some(token) = variable("HF_TOKEN") {
             builder = builder.with_token(Some(token));
         }
-        let api = builder.build().map_err(|error| fault(&error))?;
+        let api = builder.build().map_err(|error| Fault::Failed(format!("the hub can not be used ({error})")))?;
         let repo = api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
-        Ok(Self { api, repo, name: name.to_owned(), revision: revision.to_owned() })
+        let client = Client::new(&repo);
+        Ok(Self { api, repo, client, name: name.to_owned(), revision: revision.to_owned() })
     }
 
     /// The commit of the revision, and the paths of all files.
@@ -114,43 +112,26 @@ impl Hub {
 
     /// Asks for the facts of one file, so that a Hub that does not answer is known before anything waits for it.
     fn answers(&self, path: &str) -> Result<(), Fault> {
-        let (api, url) = (self.api.clone(), self.repo.url(path));
-        within(move || again(|| api.metadata(&url).map_err(|error| fault(&error)).map(drop)))?
+        let (client, url) = (self.client.clone(), self.repo.url(path));
+        within(move || client.answers(&url))?
     }
 
-    /// Brings one file; `name` is what the progress is told.
-    pub(super) fn download(&self, path: &str, name: &str, progress: &dyn Progress) -> Result<Download, Fault> {
-        let url = self.repo.url(path);
-        again(|| {
-            let metadata = self.api.metadata(&url).map_err(|error| fault(&error))?;
-            let bar = Bar { file: name, progress, started: false };
-            let path = self.repo.download_with_progress(path, bar).map_err(|error| fault(&error))?;
-            let (bytes, all) = (fs::metadata(&path).map_or(0, |file| file.len()), metadata.size() as u64);
-            if bytes != all {
-                return Err(Fault::Failed(format!("{bytes} of {all} bytes came")));
-            }
-            // The Hub's tag of a large file is its digest; of a small one it is git's, which is of another kind.
-            let is_digest = metadata.etag().len() == 64 && metadata.etag().bytes().all(|b| b.is_ascii_hexdigit());
-            let sha256 = is_digest.then(|| metadata.etag().to_ascii_lowercase());
-            Ok(Download { path, sha256, bytes })
-        })
+    /// One file, of at most so many bytes if a bound is given. Its bytes come while it is read.
+    pub(super) fn content(&self, path: &str, bytes_max: Option<u64>) -> Result<Content, Fault> {
+        self.client.content(self.repo.url(path), bytes_max)
     }
 }
 
-/// Asks with the headers of a refusal at hand: the Hub says 401 for what is not there, too, and means it by a header.
+/// Asks with the headers of a refusal at hand.
 fn info(repo: &ApiRepo) -> Result<RepoInfo, Fault> {
-    let failed = |error: ureq::Error| fault(&ApiError::RequestError(Box::new(error)));
+    let failed = |error: ureq::Error| fault(&error);
     let request = repo.info_request().config().http_status_as_error(false).build();
     let mut response = request.call().map_err(failed)?;
     let status = response.status().as_u16();
     if status == 200 {
         return response.body_mut().read_json().map_err(failed);
     }
-    let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-    Err(match code {
-        "RepoNotFound" | "RevisionNotFound" | "EntryNotFound" => Fault::Missing,
-        _ => from_status(status),
-    })
+    Err(refusal(status, response.headers()))
 }
 
 /// A variable of the Hub's clients, unless it is empty.
@@ -172,32 +153,38 @@ fn within<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result
 }
 
 /// Asks again, after longer and longer pauses, while the Hub is too busy.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a pull blocks its thread anyway, and nobody tells when the hub has time"
-)]
 fn again<T>(ask: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
-    let mut pause = PAUSE;
+    let mut length = PAUSE;
     for _ in 1..ATTEMPTS {
         match ask() {
-            Err(Fault::Busy(_)) => thread::sleep(pause),
+            Err(Fault::Busy(_)) => pause(length),
             answer => return answer,
         }
-        pause *= 2;
+        length *= 2;
     }
     ask()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a pull blocks its thread anyway, and nobody tells when the hub has time"
+)]
+fn pause(length: Duration) {
+    thread::sleep(length);
+}
+
 // === impl Fault ===
 
-fn fault(error: &ApiError) -> Fault {
-    match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(status) => from_status(status),
-            ref other => Fault::Failed(format!("the hub can not be used ({other})")),
-        },
-        ApiError::TooManyRetries(last) => fault(last),
-        other => Fault::Failed(format!("the hub can not be used ({other})")),
+fn fault(error: &ureq::Error) -> Fault {
+    Fault::Failed(format!("the hub can not be used ({error})"))
+}
+
+/// What a refusal means. The Hub says 401 for what is not there, too, and means it by a header.
+fn refusal(status: u16, headers: &HeaderMap) -> Fault {
+    let code = headers.get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
+    match code {
+        "RepoNotFound" | "RevisionNotFound" | "EntryNotFound" => Fault::Missing,
+        _ => from_status(status),
     }
 }
 
@@ -216,31 +203,8 @@ impl Display for Fault {
             Self::Missing => f.write_str("the hub has no such file, revision or repository"),
             Self::Forbidden => f.write_str("the hub wants a token (HF_TOKEN) of somebody who may read the repository"),
             Self::Busy(status) => write!(f, "the hub is too busy (HTTP status {status})"),
+            Self::TooLong { bytes, bytes_max } => write!(f, "it has {bytes} bytes, the bound is {bytes_max}"),
             Self::Failed(why) => f.write_str(why),
         }
     }
-}
-
-/// Passes a download's progress on.
-struct Bar<'a> {
-    file: &'a str,
-    progress: &'a dyn Progress,
-    /// hf-hub begins anew with each attempt.
-    started: bool,
-}
-
-impl HubProgress for Bar<'_> {
-    fn init(&mut self, size: usize, _name: &str) {
-        if !self.started {
-            self.progress.started(self.file, Some(size as u64));
-            self.started = true;
-        }
-    }
-
-    fn update(&mut self, size: usize) {
-        self.progress.advanced(size as u64);
-    }
-
-    // A file is finished when its digest was right, which is not known yet.
-    fn finish(&mut self) {}
 }

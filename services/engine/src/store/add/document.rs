@@ -1,6 +1,6 @@
 //! The manifest's text: for people too, so with comments, which a serializer has none of.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::fmt::Write as _;
 
 use super::{Addition, recipe::Recipe};
 use crate::manifest::ModelName;
@@ -9,7 +9,6 @@ use crate::manifest::ModelName;
 pub(super) struct Pinned {
     pub(super) name: &'static str,
     pub(super) sha256: String,
-    pub(super) path: PathBuf,
 }
 
 /// Writes the manifest.
