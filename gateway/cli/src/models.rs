@@ -77,7 +77,10 @@ pub(crate) struct Names {
 pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
     let store = Store::new(home.data());
     match command {
-        Command::List => say(list(&store, &store.manifests()?))?,
+        Command::List => {
+            say(list(&store, &store.manifests()?))?;
+            say_broken(&store)?;
+        }
         Command::Pull(names) => {
             for manifest in chosen(&store, &names)? {
                 say(&manifest.name)?;
@@ -128,6 +131,14 @@ fn list(store: &Store, manifests: &[Manifest]) -> String {
         table.add_row([manifest.name.as_str(), task(manifest.task), &manifest.licence, &size, present]);
     }
     render(&table)
+}
+
+/// Says what the list lacks: a model is not to vanish without a word.
+fn say_broken(store: &Store) -> anyhow::Result<()> {
+    for (_, error) in store.broken_manifests()? {
+        say(format!("not in the list: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Bytes on the disk; nothing if the model is not here.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     Error, Manifest,
-    manifest::{ModelFiles, Source, Task},
+    manifest::{ModelFiles, ModelName, Source, Task},
 };
 
 mod add;
@@ -74,25 +74,36 @@ impl Store {
     }
 
     /// All models that have a manifest, ordered by name: the built-in ones and those in DATA/manifests/*.toml. A file
-    /// that names a built-in model takes its place.
+    /// that names a built-in model takes its place; one that can not be used is passed over with a warning.
     pub fn manifests(&self) -> Result<Vec<Manifest>, Error> {
-        let mut all: Vec<_> = self.user_manifests()?.into_iter().map(|(_, manifest)| manifest).collect();
-        let ours = Manifest::builtin().into_iter().filter(|ours| all.iter().all(|theirs| theirs.name != ours.name));
-        let ours: Vec<_> = ours.collect();
-        all.extend(ours);
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
+        let found = self.user_manifests()?;
+        for (path, error) in &found.broken {
+            tracing::warn!(path = %path.display(), %error, "a manifest is passed over");
+        }
+        Ok(found.all())
     }
 
-    /// The manifest of one model.
+    /// What is wrong with each file of DATA/manifests that can not be used.
+    pub fn broken_manifests(&self) -> Result<Vec<(PathBuf, Error)>, Error> {
+        Ok(self.user_manifests()?.broken)
+    }
+
+    /// The manifest of one model. Another model's broken file is no hindrance, its own is one: what it says is not known.
     pub fn manifest(&self, name: &str) -> Result<Manifest, Error> {
-        let all = self.manifests()?;
-        if let Some(manifest) = all.iter().find(|manifest| manifest.name.as_str() == name) {
-            return Ok(manifest.clone());
+        let found = self.user_manifests()?;
+        let is_own = |path: &Path| path.file_stem().is_some_and(|stem| stem == name);
+        let mut names: Vec<String> = Vec::new();
+        for manifest in found.all() {
+            if manifest.name.as_str() == name && !found.broken.iter().any(|(path, _)| is_own(path)) {
+                return Ok(manifest);
+            }
+            names.push(manifest.name.to_string());
         }
-        let known: Vec<_> = all.iter().map(|manifest| manifest.name.as_str()).collect();
+        if let Some((_, error)) = found.broken.into_iter().find(|(path, _)| is_own(path)) {
+            return Err(error);
+        }
         let folder = self.data.join("manifests");
-        let why = format!("no such model; there are {}, and {}/*.toml adds more", known.join(", "), folder.display());
+        let why = format!("no such model; there are {}, and {}/*.toml adds more", names.join(", "), folder.display());
         Err(Error::manifest(format!("model {name}"), why))
     }
 
@@ -202,12 +213,13 @@ impl Store {
         self.data.join("models").join(manifest.name.as_str())
     }
 
-    /// The manifests in DATA/manifests, each with its path.
-    fn user_manifests(&self) -> Result<Vec<(PathBuf, Manifest)>, Error> {
+    /// What lies in DATA/manifests.
+    fn user_manifests(&self) -> Result<UserManifests, Error> {
+        let mut found = UserManifests::default();
         let folder = self.data.join("manifests");
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
             Err(error) => return Err(Error::io(&folder)(error)),
         };
         let mut paths = Vec::new();
@@ -218,16 +230,45 @@ impl Store {
             }
         }
         paths.sort();
-        let mut manifests: Vec<(PathBuf, Manifest)> = Vec::new();
         for path in paths {
-            let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let manifest = Manifest::parse(&text).map_err(|error| Error::manifest(path.display(), error))?;
-            if manifests.iter().any(|(_, other)| other.name == manifest.name) {
-                return Err(Error::manifest(path.display(), format!("a second manifest of {}", manifest.name)));
+            match found.read(&path) {
+                Ok(manifest) => found.good.push((path, manifest)),
+                Err(error) => found.broken.push((path, error)),
             }
-            manifests.push((path, manifest));
         }
-        Ok(manifests)
+        Ok(found)
+    }
+}
+
+/// The manifests in DATA/manifests, each with its path.
+#[derive(Default)]
+struct UserManifests {
+    good: Vec<(PathBuf, Manifest)>,
+    /// Files that can not be used, and why.
+    broken: Vec<(PathBuf, Error)>,
+}
+
+impl UserManifests {
+    /// These and the built-in ones whose place none takes, ordered by name.
+    fn all(&self) -> Vec<Manifest> {
+        let mut all: Vec<_> = self.good.iter().map(|(_, manifest)| manifest.clone()).collect();
+        all.extend(Manifest::builtin().into_iter().filter(|ours| self.of(&ours.name).is_none()));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The file that names this model.
+    fn of(&self, name: &ModelName) -> Option<&Path> {
+        self.good.iter().find(|(_, manifest)| manifest.name == *name).map(|(path, _)| path.as_path())
+    }
+
+    fn read(&self, path: &Path) -> Result<Manifest, Error> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let manifest = Manifest::parse(&text).map_err(|error| Error::manifest(path.display(), error))?;
+        match self.of(&manifest.name) {
+            None => Ok(manifest),
+            Some(_) => Err(Error::manifest(path.display(), format!("a second manifest of {}", manifest.name))),
+        }
     }
 }
 

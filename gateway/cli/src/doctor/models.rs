@@ -29,14 +29,17 @@ pub(crate) enum Depth {
 
 /// Looks at all models that have a manifest; those that the mesh loads must be here. Also says how large these are.
 pub(crate) fn check(store: &Store, needed: &[String], depth: Depth) -> (Vec<Finding>, ByteSize) {
-    let manifests = match store.manifests() {
-        Ok(manifests) => manifests,
-        Err(error) => {
-            let help = "correct the file in `manifests` of the data directory, or remove it";
-            return (vec![Finding::fail(CHECK, "manifests", error.to_string()).help(help)], ByteSize(0));
-        }
+    let found = store.manifests().and_then(|manifests| Ok((manifests, store.broken_manifests()?)));
+    let fail = |error: &engine::Error| {
+        let help = "correct the file in `manifests` of the data directory, or remove it";
+        Finding::fail(CHECK, "manifests", error.to_string()).help(help)
     };
-    let (mut findings, mut size) = (Vec::new(), 0);
+    let (manifests, broken) = match found {
+        Ok(found) => found,
+        Err(error) => return (vec![fail(&error)], ByteSize(0)),
+    };
+    let mut findings: Vec<_> = broken.iter().map(|(_, error)| fail(error)).collect();
+    let mut size = 0;
     for name in needed {
         if manifests.iter().all(|manifest| manifest.name.as_str() != name) {
             let help = "`tamis models list` shows those that are known; a role's `models` names what it loads";
@@ -73,20 +76,27 @@ fn look(store: &Store, manifest: &Manifest, depth: Depth) -> State {
         Err(error) => return why_not(store, manifest, &error.to_string()),
     };
     if depth == Depth::Digests {
-        match store.verify(manifest) {
-            Err(error) => return State::Broken(error.to_string()),
-            Ok(checks) => {
-                if let Some(check) = checks.iter().find(|check| check.state != FileState::Whole) {
-                    return State::Broken(format!(
-                        "{} is damaged: its sha256 is not that of the published file",
-                        check.name
-                    ));
-                }
+        let base = files.base.as_ref().map(|base| &base.manifest);
+        for manifest in base.into_iter().chain([manifest]) {
+            if let Err(why) = read(store, manifest) {
+                return State::Broken(why);
             }
         }
     }
     let size = |name: &str| std::fs::metadata(files.folder.join(name)).map_or(0, |metadata| metadata.len());
     State::Whole(ByteSize(manifest.files.iter().map(|file| size(&file.name)).sum()), depth)
+}
+
+/// Reads every byte of a model; what is wrong with them.
+fn read(store: &Store, manifest: &Manifest) -> Result<(), String> {
+    let checks = store.verify(manifest).map_err(|error| error.to_string())?;
+    match checks.iter().find(|check| check.state != FileState::Whole) {
+        None => Ok(()),
+        Some(check) => {
+            let why = "is damaged: its sha256 is not that of the published file";
+            Err(format!("{} of {} {why}", check.name, manifest.name))
+        }
+    }
 }
 
 /// A model that was never pulled differs from one of which something is missing.
@@ -124,6 +134,7 @@ mod tests {
         let (findings, _) = check(&Store::new(place.path()), &[], Depth::Records);
         assert_eq!(findings[0].mark, Mark::Fail);
         assert!(findings[0].what.contains("mine.toml") && findings[0].help.is_some(), "{findings:?}");
+        assert_eq!(findings.len(), 1 + Manifest::builtin().len(), "the others are looked at all the same");
     }
 
     #[test]

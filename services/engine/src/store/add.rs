@@ -147,8 +147,7 @@ impl Store {
     /// model of the same name the files stay, and it has its place again.
     pub fn remove(&self, name: &str) -> Result<PathBuf, Error> {
         let manifest = self.manifest(name)?;
-        let found = self.user_manifests()?.into_iter().find(|(_, other)| other.name == manifest.name);
-        let Some((path, _)) = found else {
+        let Some(path) = self.user_manifests()?.of(&manifest.name).map(Path::to_owned) else {
             return Err(Error::manifest(format!("model {name}"), "it is built in, and can not be removed"));
         };
         fs::remove_file(&path).map_err(Error::io(&path))?;
@@ -164,7 +163,7 @@ impl Store {
     fn check_free(&self, name: &ModelName, repository: &str) -> Result<(), AddError> {
         let taken = |by: String| Err(AddError::NameTaken { name: name.to_string(), by });
         let path = self.manifest_path(name);
-        if let Some((path, _)) = self.user_manifests()?.into_iter().find(|(_, manifest)| manifest.name == *name) {
+        if let Some(path) = self.user_manifests()?.of(name) {
             return taken(path.display().to_string());
         }
         if path.exists() {

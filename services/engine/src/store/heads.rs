@@ -6,9 +6,10 @@ use super::{PullLock, Record, Store, arrival};
 use crate::{Error, Manifest, ModelFiles, ModelName};
 
 impl Store {
-    /// Whether the name is taken: by a manifest, built in or the user's.
+    /// Whether the name is taken: by a manifest, built in or the user's, or by a file that would be overwritten.
     pub fn is_known(&self, name: &ModelName) -> Result<bool, Error> {
-        Ok(self.manifests()?.iter().any(|manifest| manifest.name == *name))
+        let is_file = self.data.join("manifests").join(format!("{name}.toml")).exists();
+        Ok(is_file || self.manifests()?.iter().any(|manifest| manifest.name == *name))
     }
 
     /// Puts a model of one file in its place: DATA/models/NAME/ and DATA/manifests/NAME.toml, each whole or not at all,

@@ -287,10 +287,28 @@ fn manifests_of_the_user_join_the_built_in_ones_and_take_their_places() {
     assert_eq!(store.manifest("all-minilm-l6-v2").unwrap(), manifest);
     let unknown = store.manifest("none").unwrap_err().to_string();
     assert!(unknown.contains("no such model") && unknown.contains("efficientnet-lite0"), "{unknown}");
-    fs::write(folder.join("twice.toml"), toml::to_string(&manifest).unwrap()).unwrap();
-    assert!(store.manifests().unwrap_err().to_string().contains("twice.toml"));
+}
+
+#[test]
+fn a_manifest_that_can_not_be_used_hinders_its_own_model_and_no_other() {
+    let data = tempfile::tempdir().unwrap();
+    let store = store_with_base(data.path());
+    let folder = data.path().join("manifests");
+    let here = store.manifests().unwrap();
+    fs::write(folder.join("twice.toml"), toml::to_string(&manifest()).unwrap()).unwrap();
     fs::write(folder.join("bad.toml"), "name = 1").unwrap();
-    assert!(store.manifests().unwrap_err().to_string().contains("bad.toml"));
+    fs::write(folder.join("efficientnet-lite0.toml"), [0xff]).unwrap();
+    assert_eq!(store.manifests().unwrap(), here);
+    assert_eq!(store.manifest("m").unwrap(), manifest());
+    assert!(store.manifest("all-minilm-l6-v2").is_ok());
+    for name in ["bad", "twice", "efficientnet-lite0"] {
+        let error = store.manifest(name).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}.toml")), "{error}");
+        assert!(store.is_known(&name.to_owned().try_into().unwrap()).unwrap());
+    }
+    let broken = store.broken_manifests().unwrap().into_iter();
+    let names: Vec<_> = broken.map(|(path, _)| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["bad.toml", "efficientnet-lite0.toml", "twice.toml"]);
 }
 
 const HEAD: &[u8] = b"a head";
