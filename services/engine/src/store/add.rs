@@ -132,10 +132,14 @@ impl Store {
     /// Makes a manifest from a repository's own files, brings the files, and sees the model compute.
     pub fn add(&self, wanted: &Addition, progress: &dyn Progress) -> Result<Added, AddError> {
         let name = wanted.name()?;
+        // Here so that nobody waits for a pull to hear it, and again once no other can take the name.
         self.check_free(&name, &wanted.repository)?;
         let folder = self.data.join("models").join(name.as_str());
-        let is_new = !folder.exists();
-        let added = self.add_into(&folder, &name, wanted, progress);
+        let _lock = PullLock::take(&folder, || progress.note(&format!("waiting for another pull of {name}")))?;
+        arrival::sweep(&folder)?;
+        let is_new = !arrival::holds_files(&folder)?;
+        let added =
+            self.check_free(&name, &wanted.repository).and_then(|()| self.add_into(&folder, &name, wanted, progress));
         if added.is_err() && is_new {
             // What is left is of no model that anybody knows; a folder that can not be removed does no harm.
             drop(fs::remove_dir_all(&folder));
@@ -183,9 +187,6 @@ impl Store {
         wanted: &Addition,
         progress: &dyn Progress,
     ) -> Result<Added, AddError> {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let _lock = PullLock::take(folder, || progress.note(&format!("waiting for another pull of {name}")))?;
-        arrival::sweep(folder)?;
         let checkout = Checkout::open(wanted, folder, progress)?;
         let recipe = Recipe::of(wanted.task, &|path| checkout.read(path))?;
         let (mut pinned, mut landed) = (Vec::new(), Vec::new());

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{Progress, Record};
+use super::{Progress, Record, lock::LOCK};
 use crate::{Error, Manifest, convert, manifest::FileSpec, revision::hex};
 
 /// Names of what is not whole yet begin so.
@@ -121,6 +121,12 @@ pub(super) fn sweep(folder: &Path) -> Result<(), Error> {
         removed.map_err(Error::io(&path))?;
     }
     Ok(())
+}
+
+/// Whether there is anything but the lock.
+pub(super) fn holds_files(folder: &Path) -> Result<bool, Error> {
+    let mut entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)))
 }
 
 /// A folder that removes itself, and is swept away if it could not.

@@ -290,6 +290,23 @@ fn manifests_of_the_user_join_the_built_in_ones_and_take_their_places() {
 }
 
 #[test]
+fn a_lock_outlives_the_removal_of_its_folder() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("models/m");
+    let first = PullLock::take(&folder, || panic!("nobody has it")).unwrap();
+    let (waits, waiting) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| PullLock::take(&folder, move || waits.send(()).unwrap()).unwrap());
+        waiting.recv().unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        drop(first);
+        let _second = second.join().unwrap();
+        let mine = fs::File::open(folder.join(".lock")).unwrap();
+        assert!(mine.try_lock().is_err(), "the second has the lock of a file that is gone");
+    });
+}
+
+#[test]
 fn a_manifest_that_can_not_be_used_hinders_its_own_model_and_no_other() {
     let data = tempfile::tempdir().unwrap();
     let store = store_with_base(data.path());

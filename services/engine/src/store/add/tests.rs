@@ -242,3 +242,34 @@ fn what_was_added_is_removed_and_what_is_built_in_stays() {
     assert!(built_in.contains("built in"), "{built_in}");
     assert!(store.remove("mine").unwrap_err().to_string().contains("no such model"));
 }
+
+#[test]
+fn a_name_that_was_taken_while_waiting_is_refused_and_the_other_model_stays() {
+    /// Somebody adds the same model while we wait.
+    struct Other<'a>(&'a Store, std::sync::mpsc::Sender<()>);
+    impl Progress for Other<'_> {
+        fn started(&self, _file: &str, _bytes: Option<u64>) {}
+        fn advanced(&self, _bytes: u64) {}
+        fn finished(&self, _file: &str) {}
+        fn note(&self, text: &str) {
+            assert!(text.contains("waiting"), "{text}");
+            let recipe = Files::encoder().recipe(None).unwrap();
+            let name = "mine".to_owned().try_into().unwrap();
+            write(&self.0.manifest_path(&name), &self::text(&recipe).replace("all-minilm-l6-v2", "mine")).unwrap();
+            fs::write(self.0.data.join("models/mine/config.json"), "{}").unwrap();
+            self.1.send(()).unwrap();
+        }
+    }
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::new(data.path());
+    let lock = PullLock::take(&data.path().join("models/mine"), || ()).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let added = scope.spawn(|| store.add(&addition("a/mine"), &Other(&store, sender)).map(|_| ()));
+        receiver.recv().unwrap();
+        drop(lock);
+        let error = added.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("the name mine is taken by"), "{error}");
+    });
+    assert!(data.path().join("models/mine/config.json").exists(), "the files of the other");
+}
