@@ -53,7 +53,7 @@ impl Open {
                             tally.drop_arrival(due);
                         } else {
                             tally.send(due);
-                            calls.spawn(timed(self.start, Some(due), call(number)));
+                            calls.spawn(timed(self.start, due, call(number)));
                         }
                     }
                     None => more = false,
@@ -84,7 +84,7 @@ pub(crate) async fn closed<F: Future<Output = Answer> + Send + 'static>(
             && let Some(number) = numbers.next()
         {
             tally.send(now);
-            calls.spawn(timed(start, None, call(number)));
+            calls.spawn(timed(start, now, call(number)));
         }
     };
     for _ in 0..callers {
@@ -111,11 +111,12 @@ pub(crate) async fn closed<F: Future<Output = Answer> + Send + 'static>(
     tally
 }
 
-/// Makes a call and notes its times, from `start` on. Without a time at which it was due, it is due when it begins.
-async fn timed(start: Instant, due: Option<Duration>, call: impl Future<Output = Answer>) -> Call {
+/// Makes a call that was due at a time, and notes its times, from `start` on. The time is the one by which the call was
+/// counted when it was sent: with another, a call at the end of the warm-up would be sent in it and answered after it.
+async fn timed(start: Instant, due: Duration, call: impl Future<Output = Answer>) -> Call {
     let sent = start.elapsed();
     let answer = call.await;
-    Call { due: due.unwrap_or(sent), sent, ended: start.elapsed(), answer }
+    Call { due, sent, ended: start.elapsed(), answer }
 }
 
 #[cfg(test)]
@@ -260,5 +261,17 @@ mod tests {
         };
         let tally = closed(schedule(1.0, 200, 1000), 4, call, pending()).await;
         assert_eq!((tally.warmup, tally.sent, tally.ok), (8, 40, 40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_begins_late_counts_where_it_was_sent() {
+        // The first call is sent in the warm-up and begins after it: the time between is spent in the making of it.
+        let start = Instant::now();
+        let call = timed(start, Duration::from_millis(199), async { OK });
+        tokio::time::advance(Duration::from_millis(300)).await;
+        let mut tally = Tally::new(schedule(1.0, 200, 1000));
+        tally.send(Duration::from_millis(199));
+        tally.note(Some(call.await));
+        assert_eq!((tally.warmup, tally.sent, tally.ok, tally.unfinished()), (1, 0, 0, 0));
     }
 }

@@ -155,7 +155,7 @@ impl Tally {
 
     /// Calls that were under way when the run was interrupted.
     pub(crate) fn unfinished(&self) -> u64 {
-        self.sent - self.ok - self.failed
+        self.sent.saturating_sub(self.ok).saturating_sub(self.failed)
     }
 
     /// How long arrivals were due and counted.
