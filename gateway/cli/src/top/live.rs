@@ -8,21 +8,23 @@ use std::{
 };
 
 use anyhow::bail;
+use proto::gateway::v1::WatchTopologyResponse;
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
+use tonic::Streaming;
 
 use super::{
     draw,
     feed::Feed,
     state::{Action, State},
 };
-use crate::{advice::Advice, signals::Signals};
+use crate::{advice::Advice, call::client::Connection, signals::Signals};
 
 /// How often processes of this machine are looked at.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,27 +51,13 @@ pub(crate) async fn run(feed: &Feed<'_>) -> anyhow::Result<()> {
     }
 }
 
-async fn show(
-    feed: &Feed<'_>,
-    first: (crate::call::client::Connection, tonic::Streaming<proto::gateway::v1::WatchTopologyResponse>),
-    mut screen: Screen,
-    mut events: Receiver<Event>,
-) -> anyhow::Result<()> {
+async fn show(feed: &Feed<'_>, first: Watch, mut screen: Screen, mut events: Receiver<Event>) -> anyhow::Result<()> {
     let mut state = State::new(feed.address.clone());
     let mut looks = interval(LOCAL_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stream = Some(first);
+    let mut link = Link::Up(first);
     loop {
         screen.0.draw(|frame| draw::draw(&state, frame))?;
-        let message = async {
-            match &mut stream {
-                Some((_, messages)) => Some(messages.message().await),
-                None => {
-                    sleep(RETRY).await;
-                    None
-                }
-            }
-        };
         tokio::select! {
             event = events.recv() => match event {
                 Some(Event::Key(key)) => {
@@ -81,22 +69,61 @@ async fn show(
                 Some(_) => {}
                 None => return Ok(()),
             },
-            message = message => match message {
-                Some(Ok(Some(message))) => state.update(message.services, message.at),
-                Some(Ok(None)) => {
-                    state.trouble = Some("the gateway ended the watch; connecting again".to_owned());
-                    stream = None;
+            news = link.next() => match news {
+                News::Message(message) => state.update(message.services, message.at),
+                News::Ended(why) => {
+                    state.trouble = Some(format!("{why}; connecting again"));
+                    link = Link::down();
                 }
-                Some(Err(status)) => {
-                    state.trouble = Some(format!("{}; connecting again", status.message()));
-                    stream = None;
-                }
-                None => match feed.watch().await {
-                    Ok(watch) => stream = Some(watch),
-                    Err(error) => state.trouble = Some(format!("{error}; connecting again")),
+                News::Due => match feed.watch().await {
+                    Ok(watch) => link = Link::Up(watch),
+                    Err(error) => {
+                        state.trouble = Some(format!("{error}; connecting again"));
+                        link = Link::down();
+                    }
                 },
             },
             _ = looks.tick() => state.observe(SystemTime::now(), feed.local()),
+        }
+    }
+}
+
+/// A watch of the gateway's services, and the connection that it needs.
+type Watch = (Connection, Streaming<WatchTopologyResponse>);
+
+/// What joins us to the gateway.
+enum Link {
+    Up(Watch),
+    /// Until when to wait. A time and not a timer: keys and looks come in between, and must not begin the wait anew.
+    Down(Instant),
+}
+
+/// What a link has to say.
+#[derive(Debug)]
+enum News {
+    Message(WatchTopologyResponse),
+    Ended(String),
+    /// It is time to connect again.
+    Due,
+}
+
+impl Link {
+    fn down() -> Self {
+        Self::Down(Instant::now() + RETRY)
+    }
+
+    /// Loses nothing if it is dropped before it is ready.
+    async fn next(&mut self) -> News {
+        match self {
+            Self::Up((_, messages)) => match messages.message().await {
+                Ok(Some(message)) => News::Message(message),
+                Ok(None) => News::Ended("the gateway ended the watch".to_owned()),
+                Err(status) => News::Ended(status.message().to_owned()),
+            },
+            Self::Down(until) => {
+                sleep_until(*until).await;
+                News::Due
+            }
         }
     }
 }
@@ -175,6 +202,25 @@ fn read(events: &Sender<Event>, stopped: &mpsc::Receiver<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_meanwhile_does_not_put_off_the_next_attempt() {
+        let start = Instant::now();
+        let mut link = Link::down();
+        let mut looks = interval(LOCAL_INTERVAL / 3);
+        let mut seen = 0;
+        loop {
+            tokio::select! {
+                news = link.next() => {
+                    assert!(matches!(news, News::Due), "{news:?}");
+                    break;
+                }
+                _ = looks.tick() => seen += 1,
+            }
+            assert!(seen < 10, "no attempt is ever due");
+        }
+        assert!(seen > 1 && start.elapsed() < RETRY * 2, "{seen} {:?}", start.elapsed());
+    }
 
     #[test]
     fn keys_do_what_the_help_says() {
