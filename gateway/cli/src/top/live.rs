@@ -55,7 +55,7 @@ async fn show(feed: &Feed<'_>, first: Watch, mut screen: Screen, mut events: Rec
     let mut state = State::new(feed.address.clone());
     let mut looks = interval(LOCAL_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut link = Link::Up(first);
+    let mut link = Link::Up(Box::new(first));
     loop {
         screen.0.draw(|frame| draw::draw(&state, frame))?;
         tokio::select! {
@@ -76,7 +76,7 @@ async fn show(feed: &Feed<'_>, first: Watch, mut screen: Screen, mut events: Rec
                     link = Link::down();
                 }
                 News::Due => match feed.watch().await {
-                    Ok(watch) => link = Link::Up(watch),
+                    Ok(watch) => link = Link::Up(Box::new(watch)),
                     Err(error) => {
                         state.trouble = Some(format!("{error}; connecting again"));
                         link = Link::down();
@@ -93,7 +93,7 @@ type Watch = (Connection, Streaming<WatchTopologyResponse>);
 
 /// What joins us to the gateway.
 enum Link {
-    Up(Watch),
+    Up(Box<Watch>),
     /// Until when to wait. A time and not a timer: keys and looks come in between, and must not begin the wait anew.
     Down(Instant),
 }
@@ -115,7 +115,7 @@ impl Link {
     /// Loses nothing if it is dropped before it is ready.
     async fn next(&mut self) -> News {
         match self {
-            Self::Up((_, messages)) => match messages.message().await {
+            Self::Up(watch) => match watch.1.message().await {
                 Ok(Some(message)) => News::Message(message),
                 Ok(None) => News::Ended("the gateway ended the watch".to_owned()),
                 Err(status) => News::Ended(status.message().to_owned()),
