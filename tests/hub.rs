@@ -20,7 +20,7 @@ pub(crate) const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const TINY: &str = "acme/Tiny-Mood";
 
 /// Runs a command that finds this hub and no pip.
-async fn ask(hub: &str, data: &Path, arguments: &[&str]) -> Finished {
+pub(crate) async fn ask(hub: &str, data: &Path, arguments: &[&str]) -> Finished {
     ask_as(hub, data, arguments, "").await
 }
 
@@ -37,7 +37,7 @@ async fn ask_as(hub: &str, data: &Path, arguments: &[&str], token: &str) -> Fini
 }
 
 #[track_caller]
-fn succeeded(finished: &Finished) -> &str {
+pub(crate) fn succeeded(finished: &Finished) -> &str {
     assert!(finished.success, "{}", finished.stderr);
     &finished.stdout
 }
@@ -74,41 +74,11 @@ pub(crate) fn minilm() -> Repository {
 
 /// A DistilBERT of one layer that says how a text feels, with weights that only look like some.
 fn tiny() -> Repository {
-    const WORDS: [&str; 6] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"];
-    let special = |id: usize| {
-        json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false, "special": true})
-    };
-    let one = |id: usize| json!({"id": WORDS[id], "ids": [id], "tokens": [WORDS[id]]});
-    let vocabulary: BTreeMap<_, _> = WORDS.iter().enumerate().map(|(id, word)| (word, id)).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": (0..4).map(special).collect::<Vec<_>>(),
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-            "strip_accents": null, "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"[CLS]": one(2), "[SEP]": one(3)}},
-        "decoder": null,
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": vocabulary},
-    });
     let config = json!({
         "model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], "vocab_size": 6, "dim": 4,
         "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "activation": "gelu", "max_position_embeddings": 16,
         "id2label": {"0": "sad", "1": "calm", "2": "glad"}, "problem_type": "single_label_classification",
     });
-    let files = [("config.json", config), ("tokenizer.json", tokenizer)];
-    let mut files: BTreeMap<_, _> =
-        files.into_iter().map(|(path, value)| (path.to_owned(), value.to_string().into_bytes())).collect();
-    files.insert("model.safetensors".into(), weights());
-    Repository { files, ..Repository::default() }
-}
-
-/// The tensors of `tiny`, in the format of safetensors: the header's length, the header, the numbers.
-fn weights() -> Vec<u8> {
     let layer = "distilbert.transformer.layer.0";
     let mut shapes = vec![
         ("distilbert.embeddings.word_embeddings.weight".to_owned(), vec![6, 4]),
@@ -117,18 +87,56 @@ fn weights() -> Vec<u8> {
     for name in
         ["distilbert.embeddings.LayerNorm", &format!("{layer}.sa_layer_norm"), &format!("{layer}.output_layer_norm")]
     {
-        shapes.extend([(format!("{name}.weight"), vec![4]), (format!("{name}.bias"), vec![4])]);
+        shapes.extend(with_bias(name, &[4]));
     }
-    let attention = ["q_lin", "k_lin", "v_lin", "out_lin"].map(|part| (format!("{layer}.attention.{part}"), 4, 4));
-    let dense = [
-        (format!("{layer}.ffn.lin1"), 8, 4),
-        (format!("{layer}.ffn.lin2"), 4, 8),
-        ("pre_classifier".to_owned(), 4, 4),
-        ("classifier".to_owned(), 3, 4),
-    ];
-    for (name, outputs, inputs) in attention.into_iter().chain(dense) {
-        shapes.extend([(format!("{name}.weight"), vec![outputs, inputs]), (format!("{name}.bias"), vec![outputs])]);
+    for part in ["q_lin", "k_lin", "v_lin", "out_lin"] {
+        shapes.extend(with_bias(&format!("{layer}.attention.{part}"), &[4, 4]));
     }
+    shapes.extend(with_bias(&format!("{layer}.ffn.lin1"), &[8, 4]));
+    shapes.extend(with_bias(&format!("{layer}.ffn.lin2"), &[4, 8]));
+    shapes.extend(with_bias("pre_classifier", &[4, 4]));
+    shapes.extend(with_bias("classifier", &[3, 4]));
+    checkpoint(&config, shapes)
+}
+
+/// A checkpoint whose tokenizer knows the words `good` and `bad`, one token each, and reads pairs as BERT does.
+pub(crate) fn checkpoint(config: &Value, shapes: Vec<(String, Vec<usize>)>) -> Repository {
+    const WORDS: [&str; 6] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"];
+    let added = |id: usize| {
+        json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true})
+    };
+    let one = |id: usize| json!({"id": WORDS[id], "ids": [id], "tokens": [WORDS[id]]});
+    let special = |id: &str, kind: u8| json!({"SpecialToken": {"id": id, "type_id": kind}});
+    let sequence = |id: &str, kind: u8| json!({"Sequence": {"id": id, "type_id": kind}});
+    let single = [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)];
+    let pair = [single.as_slice(), &[sequence("B", 1), special("[SEP]", 1)]].concat();
+    let vocabulary: BTreeMap<_, _> = WORDS.iter().enumerate().map(|(id, word)| (word, id)).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": (0..4).map(added).collect::<Vec<_>>(),
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": pair,
+            "special_tokens": {"[CLS]": one(2), "[SEP]": one(3)}},
+        "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary},
+    });
+    let files = [("config.json", config), ("tokenizer.json", &tokenizer)];
+    let mut files: BTreeMap<_, _> =
+        files.into_iter().map(|(path, value)| (path.to_owned(), value.to_string().into_bytes())).collect();
+    files.insert("model.safetensors".into(), weights(shapes));
+    Repository { files, ..Repository::default() }
+}
+
+/// The weight of this shape and the bias of a layer.
+pub(crate) fn with_bias(name: &str, shape: &[usize]) -> [(String, Vec<usize>); 2] {
+    [(format!("{name}.weight"), shape.to_vec()), (format!("{name}.bias"), vec![shape[0]])]
+}
+
+/// Tensors of these shapes, in the format of safetensors: the header's length, the header, the numbers.
+fn weights(shapes: Vec<(String, Vec<usize>)>) -> Vec<u8> {
     let (mut header, mut numbers, mut seed) = (serde_json::Map::new(), Vec::new(), 1_u32);
     for (name, shape) in shapes {
         let start = numbers.len();
