@@ -135,15 +135,23 @@ impl<M: Hosted> Changes<M> {
     }
 
     async fn manifest(&self, name: &str) -> Result<Manifest, Refusal> {
-        let store = self.store.clone();
-        let manifests = tokio::task::spawn_blocking(move || store.manifests()).await;
-        let manifests = manifests.map_err(|error| Refusal::engine(error.to_string()))?.map_err(not_loadable)?;
-        let known: Vec<_> = manifests.iter().map(|manifest| manifest.name.to_string()).collect();
-        manifests.into_iter().find(|manifest| manifest.name.as_str() == name).ok_or_else(|| {
-            let shown: String = name.chars().take(128).collect();
-            let message = format!("no manifest names a model `{shown}`; there are: {}", known.join(", "));
-            refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("name")
-        })
+        let (store, wanted) = (self.store.clone(), name.to_owned());
+        let read = move || (store.manifest(&wanted), store.manifests());
+        let (found, all) =
+            tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::engine(error.to_string()))?;
+        let error = match found {
+            Ok(manifest) => return Ok(manifest),
+            Err(error) => error,
+        };
+        let known: Vec<_> = all.map_err(not_loadable)?.iter().map(|manifest| manifest.name.to_string()).collect();
+        // Its own file is there and says nothing that can be used.
+        let own = ModelName::try_from(name.to_owned()).is_ok_and(|name| self.store.is_known(&name).unwrap_or(true));
+        if own {
+            return Err(not_loadable(error));
+        }
+        let shown: String = name.chars().take(128).collect();
+        let message = format!("no manifest names a model `{shown}`; there are: {}", known.join(", "));
+        Err(refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("name"))
     }
 
     /// The model, read and tested. The turn goes with the work and comes back with it: a caller that gives up leaves it
