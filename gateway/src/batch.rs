@@ -48,78 +48,19 @@ enum Order {
     Score { top_n: u32 },
 }
 
+/// What most of them have in common.
+const USUAL: Batch =
+    Batch { path: "", items: 2, results: 1, model: 2, usage: 3, timing: 4, matrix: 0, order: Order::Items };
+
 /// The methods that take batches.
 static BATCHES: [Batch; 7] = [
-    Batch {
-        path: "/tamis.embedding.v1.EmbeddingService/Embed",
-        items: 2,
-        results: 1,
-        model: 2,
-        usage: 4,
-        timing: 5,
-        matrix: 6,
-        order: Order::Items,
-    },
-    Batch {
-        path: "/tamis.embedding.v1.EmbeddingService/Rerank",
-        items: 3,
-        results: 1,
-        model: 2,
-        usage: 3,
-        timing: 4,
-        matrix: 0,
-        order: Order::Score { top_n: 4 },
-    },
-    Batch {
-        path: "/tamis.embedding.v1.EmbeddingService/CountTokens",
-        items: 2,
-        results: 1,
-        model: 3,
-        usage: 0,
-        timing: 0,
-        matrix: 0,
-        order: Order::Items,
-    },
-    Batch {
-        path: "/tamis.classification.v1.ClassificationService/Classify",
-        items: 2,
-        results: 1,
-        model: 2,
-        usage: 3,
-        timing: 4,
-        matrix: 0,
-        order: Order::Items,
-    },
-    Batch {
-        path: "/tamis.classification.v1.ClassificationService/ClassifyZeroShot",
-        items: 2,
-        results: 1,
-        model: 2,
-        usage: 3,
-        timing: 4,
-        matrix: 0,
-        order: Order::Items,
-    },
-    Batch {
-        path: "/tamis.vision.v1.VisionService/ClassifyImages",
-        items: 2,
-        results: 1,
-        model: 2,
-        usage: 3,
-        timing: 4,
-        matrix: 0,
-        order: Order::Items,
-    },
-    Batch {
-        path: "/tamis.vision.v1.VisionService/EmbedImages",
-        items: 2,
-        results: 1,
-        model: 2,
-        usage: 4,
-        timing: 5,
-        matrix: 0,
-        order: Order::Items,
-    },
+    Batch { path: "/tamis.embedding.v1.EmbeddingService/Embed", usage: 4, timing: 5, matrix: 6, ..USUAL },
+    Batch { path: "/tamis.embedding.v1.EmbeddingService/Rerank", items: 3, order: Order::Score { top_n: 4 }, ..USUAL },
+    Batch { path: "/tamis.embedding.v1.EmbeddingService/CountTokens", model: 3, usage: 0, timing: 0, ..USUAL },
+    Batch { path: "/tamis.classification.v1.ClassificationService/Classify", ..USUAL },
+    Batch { path: "/tamis.classification.v1.ClassificationService/ClassifyZeroShot", ..USUAL },
+    Batch { path: "/tamis.vision.v1.VisionService/ClassifyImages", ..USUAL },
+    Batch { path: "/tamis.vision.v1.VisionService/EmbedImages", usage: 4, timing: 5, ..USUAL },
 ];
 
 /// A part of a batch.

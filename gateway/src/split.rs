@@ -56,42 +56,35 @@ struct Replies {
     bytes: usize,
 }
 
-/// Checks the number of items, which costs little: no item is read.
+/// Whether the call brings a batch that is too large for one replica; nothing but keys and lengths is read.
 ///
 /// # Errors
 /// When there are more than may be.
-pub(crate) fn check(call: &Unary<'_>, message: &Replay) -> Result<(), Refusal> {
-    match items(call, message) {
-        Some(items) if items > call.upstream.batches.items_max => {
-            Err(Refusal::TooManyItems { items, items_max: call.upstream.batches.items_max })
-        }
-        _ => Ok(()),
+pub(crate) fn is_due(call: &Unary<'_>, message: &Replay) -> Result<bool, Refusal> {
+    let bounds = call.upstream.batches;
+    // An item has two bytes at least: most requests need no look. What is compressed or no message is the replica's to
+    // judge.
+    let large = call.method.batch.filter(|_| message.bytes() / 2 > bounds.split_items);
+    let items = large.and_then(|batch| batch.items(message.reader()?).ok()).unwrap_or(0);
+    if items > bounds.items_max {
+        return Err(Refusal::TooManyItems { items, items_max: bounds.items_max });
     }
+    Ok(items > bounds.split_items)
 }
 
-/// The call's batch in pieces; `None` if it is no batch or fits one replica.
+/// A batch that is too large for one replica, in pieces; `None` if it cannot be taken apart.
 ///
 /// # Errors
 /// When it does not fit in memory.
 pub(crate) fn split<'a>(call: &'a Unary<'a>, message: &Replay) -> Result<Option<Split<'a>>, Refusal> {
-    let items_max = call.upstream.batches.split_items;
-    let Some(batch) = call.method.batch.filter(|_| items(call, message).is_some_and(|items| items > items_max)) else {
-        return Ok(None);
-    };
+    let Some(batch) = call.method.batch else { return Ok(None) };
     let mut reserved = Reserved::none_of(&call.mesh.held);
     if !reserved.add(message.bytes()) {
         return Err(Refusal::Full { what: "bytes of held messages", max: reserved.bytes_max() });
     }
     let Some((whole, _whole)) = message.clone().into_message() else { return Ok(None) };
-    let split = batch.split(&whole, items_max).map_err(|_| garbled())?;
+    let split = batch.split(&whole, call.upstream.batches.split_items).map_err(|_| garbled())?;
     Ok(split.map(|split| Split { call, batch, split, _reserved: reserved }))
-}
-
-/// Items of a batch that may be too large. What is compressed or no message is the replica's to judge.
-fn items(call: &Unary<'_>, message: &Replay) -> Option<usize> {
-    // An item has two bytes at least: most requests need no look.
-    let batch = call.method.batch.filter(|_| message.bytes() / 2 > call.upstream.batches.split_items)?;
-    batch.items(message.reader()?).ok()
 }
 
 impl Split<'_> {

@@ -44,11 +44,13 @@ impl Unary<'_> {
     /// Carries the call, which has been admitted, to a replica and brings the reply; while more of that comes, the call
     /// holds the flight.
     pub(crate) async fn carry(&self, mut message: Replay) -> Result<(Reply, Option<Flight>), Refusal> {
-        split::check(self, &message)?;
+        // Before the images are put in: how many items there are does not change by that.
+        let is_split = split::is_due(self, &message)?;
         if self.method.content == Some(Use::Names) {
             message = self.mesh.library.resolve(message)?;
         }
-        match split::split(self, &message)? {
+        let batch = if is_split { split::split(self, &message)? } else { None };
+        match batch {
             None => self.send(message, self.units, self.progress).await,
             Some(batch) => within(self.deadline, batch.carry()).await?.map(|reply| (reply, None)),
         }
