@@ -4,26 +4,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Finished, mesh, photos, tamis};
+use crate::harness::{Finished, failed, mesh, photos, succeeded, tamis};
 
 /// Runs a command on the shared mesh's data directory.
 async fn run(arguments: &[&str]) -> Finished {
     tamis(mesh().folder.path(), arguments).await
-}
-
-#[track_caller]
-fn succeeded(finished: &Finished) -> &str {
-    assert!(finished.success, "{}", finished.stderr);
-    &finished.stdout
-}
-
-#[track_caller]
-fn failed<'a>(finished: &'a Finished, parts: &[&str]) -> &'a str {
-    assert!(!finished.success, "{}", finished.stdout);
-    for part in parts {
-        assert!(finished.stderr.contains(part), "{part} is missing in:\n{}", finished.stderr);
-    }
-    &finished.stderr
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub(crate) use self::{
     admin::{config, metric, metrics},
-    binary::{Finished, tamis, tamis_with},
+    binary::{Finished, failed, succeeded, tamis, tamis_with},
     connection::{Channels, Connection, GATEWAY, ORIGIN, connect, credentials, refused, refused_field},
     fixtures::{Photo, grpcurl, lee_similarities, lee_texts, photos},
     folder::Folder,

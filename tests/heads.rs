@@ -8,7 +8,9 @@ use proto::{
 };
 use serde_json::Value;
 
-use crate::harness::{Channels, Finished, Folder, Mesh, classify, error_reason, mesh, metrics, tamis};
+use crate::harness::{
+    Channels, Finished, Folder, Mesh, classify, error_reason, failed, mesh, metrics, succeeded, tamis,
+};
 
 const SENTIMENT: &str = "sentiment-minilm-v1";
 
@@ -115,20 +117,6 @@ async fn train(folder: &Folder, table: &str, name: &str, flags: &[&str]) -> Fini
     let table = folder.path().join(table);
     let arguments = [&["train-head", table.to_str().unwrap(), "--name", name], flags].concat();
     tamis(folder.path(), &arguments).await
-}
-
-#[track_caller]
-fn succeeded(finished: &Finished) -> &str {
-    assert!(finished.success, "{}", finished.stderr);
-    &finished.stdout
-}
-
-#[track_caller]
-fn failed(finished: &Finished, parts: &[&str]) {
-    assert!(!finished.success, "{}", finished.stdout);
-    for part in parts {
-        assert!(finished.stderr.contains(part), "{part} is missing in:\n{}", finished.stderr);
-    }
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use proto::{classification::v1 as classification, model::v1 as pb};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    COMMIT, Channels, Finished, Flaw, Folder, Hub, Repository, Roles, TOKEN, classify, embed, mesh, tamis_with, vector,
+    COMMIT, Channels, Finished, Flaw, Folder, Hub, Repository, Roles, TOKEN, classify, embed, failed, mesh, succeeded,
+    tamis_with, vector,
 };
 
 /// Files by their paths.
@@ -34,20 +35,6 @@ async fn ask_as(hub: &str, data: &Path, arguments: &[&str], token: &str) -> Fini
         ("PATH", ""),
     ];
     tamis_with(data, arguments, &variables).await
-}
-
-#[track_caller]
-pub(crate) fn succeeded(finished: &Finished) -> &str {
-    assert!(finished.success, "{}", finished.stderr);
-    &finished.stdout
-}
-
-#[track_caller]
-fn failed(finished: &Finished, parts: &[&str]) {
-    assert!(!finished.success, "{}", finished.stdout);
-    for part in parts {
-        assert!(finished.stderr.contains(part), "{part} is missing in:\n{}", finished.stderr);
-    }
 }
 
 /// The real model, as its authors lay it out.

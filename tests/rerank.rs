@@ -8,8 +8,8 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::{
-    harness::{Folder, Hub, Repository, Roles, mesh, refused, refused_field},
-    hub::{ask, checkpoint, succeeded, with_bias},
+    harness::{Folder, Hub, Repository, Roles, mesh, refused, refused_field, succeeded},
+    hub::{ask, checkpoint, with_bias},
 };
 
 const TINY: &str = "acme/Tiny-Rank";

@@ -65,3 +65,20 @@ pub(crate) async fn tamis_with(data: &Path, arguments: &[&str], variables: &[(&s
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
+
+/// What a command printed, which must have succeeded.
+#[track_caller]
+pub(crate) fn succeeded(finished: &Finished) -> &str {
+    assert!(finished.success, "{}", finished.stderr);
+    &finished.stdout
+}
+
+/// What a command complained about, which must have failed and said all of these.
+#[track_caller]
+pub(crate) fn failed<'a>(finished: &'a Finished, parts: &[&str]) -> &'a str {
+    assert!(!finished.success, "{}", finished.stdout);
+    for part in parts {
+        assert!(finished.stderr.contains(part), "{part} is missing in:\n{}", finished.stderr);
+    }
+    &finished.stderr
+}
