@@ -5,6 +5,7 @@
 //! A [`Manifest`] says what a model is, a [`Store`] brings its files to this machine, [`TextModel`] and [`ImageModel`]
 //! load them, and a [`Pool`] runs a loaded [`Model`] for many callers at once.
 
+mod compute;
 pub mod convert;
 mod efficientnet;
 mod encoder;
@@ -29,9 +30,11 @@ pub use self::image::{
     Crop, Dimensions, ImageInput, ImageLimits, ImageModel, ImageOutput, ImageOutputKind, ImageSource, PixelFormat,
     RawImage,
 };
+pub use compute::{Compute, DeviceChoice, PathChoice, PrecisionChoice};
 pub use error::Error;
 pub use head::{Head, ScoreMode};
 pub use info::ModelInfo;
+pub use kernels::{Precision, Tier};
 pub use manifest::{Manifest, ModelFiles, ModelName, Task};
 pub use model::{ItemError, Model, Reason, Watch};
 pub use parts::Parts;

@@ -8,12 +8,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use crate::{Error, Manifest, encoder::Encoder, tokenize::Tokens};
+use crate::{Compute, Error, Manifest, encoder::Encoder, tokenize::Tokens};
 
 /// The encoders and tokenizers of loaded models, by what determines them. Models that are loaded through the same value
 /// share; clones are the same value.
 #[derive(Clone, Default)]
 pub struct Parts {
+    pub(crate) compute: Compute,
     pub(crate) encoders: Shelf<dyn Encoder>,
     pub(crate) tokens: Shelf<Tokens>,
 }
@@ -24,6 +25,16 @@ pub(crate) struct Shelf<T: ?Sized>(Arc<Mutex<HashMap<String, Weak<T>>>>);
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Parts")
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Nothing yet, of models that are computed so.
+    #[must_use]
+    pub fn new(compute: Compute) -> Self {
+        Self { compute, ..Self::default() }
     }
 }
 
