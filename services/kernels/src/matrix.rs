@@ -1,0 +1,98 @@
+//! Rows of activations.
+
+use crate::{Precision, memory::Block};
+
+/// Words that no row uses, so that rows of a power of two do not all fall on the same lines of a cache.
+const GAP_WORDS: usize = 16;
+
+/// Rows of numbers, one below the other, in the format of one precision: what a product reads or writes.
+///
+/// In int8 a number is scale x (byte - zero), with a scale and a zero per row.
+#[derive(Debug)]
+pub struct Matrix {
+    precision: Precision,
+    rows: usize,
+    width: usize,
+    /// Words from one row to the next.
+    stride: usize,
+    block: Block,
+    /// One per row; only in int8.
+    pub(crate) scales: Vec<f32>,
+    /// One per row; only in int8.
+    pub(crate) zeros: Vec<f32>,
+}
+
+// === impl Matrix ===
+
+impl Matrix {
+    /// Zeros, `rows` of `width`.
+    #[must_use]
+    pub fn zeros(precision: Precision, rows: usize, width: usize) -> Self {
+        // Whole vectors, so that the last one of a row may be written in full.
+        let words = width.div_ceil(precision.values_per_word());
+        let stride = words.next_multiple_of(GAP_WORDS) + GAP_WORDS;
+        let per_row = if precision == Precision::Int8 { rows } else { 0 };
+        Self {
+            precision,
+            rows,
+            width,
+            stride,
+            block: Block::new(rows * stride),
+            scales: vec![0.0; per_row],
+            zeros: vec![0.0; per_row],
+        }
+    }
+
+    /// Format of the numbers.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// A row of f32.
+    ///
+    /// # Panics
+    ///
+    /// In another precision, or if there is no such row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        assert_eq!(self.precision, Precision::F32, "rows of f32 are lent, and no others");
+        &self.block.get()[row * self.stride..][..self.width]
+    }
+
+    /// A row of f32, to be written.
+    ///
+    /// # Panics
+    ///
+    /// In another precision, or if there is no such row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert_eq!(self.precision, Precision::F32, "rows of f32 are lent, and no others");
+        &mut self.block.get_mut()[row * self.stride..][..self.width]
+    }
+
+    /// Words from one row to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// All words; a row may be written up to the next multiple of 16 words.
+    pub(crate) fn words(&self) -> &[u32] {
+        self.block.get()
+    }
+
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
+        self.block.get_mut()
+    }
+}

@@ -1,0 +1,144 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Cpu, Dense, Reserve,
+    naive::{assert_near, cpus, gelu, matrix, noise, read},
+};
+
+/// A layer over these rows, and what it must give: sums in f64 of what the formats hold.
+fn expected(input: &Matrix, layer: Dense<'_>, precision: Precision) -> Vec<f64> {
+    let (outputs, inputs) = (layer.bias.len(), input.width());
+    let weight: Vec<f32> = match precision {
+        Precision::F32 => layer.weight.to_vec(),
+        Precision::Bf16 => layer.weight.iter().map(|x| crate::naive::bf16(*x)).collect(),
+        Precision::Int8 => layer.weight.chunks_exact(inputs).flat_map(integers).collect(),
+    };
+    let rows = read(input);
+    let mut all = Vec::new();
+    for row in rows.chunks_exact(inputs) {
+        for output in 0..outputs {
+            let products = row.iter().zip(&weight[output * inputs..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            all.push(products.sum::<f64>() + f64::from(layer.bias[output]));
+        }
+    }
+    all
+}
+
+fn integers(row: &[f32]) -> Vec<f32> {
+    let scale = row.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+    row.iter().map(|x| (x / scale).round_ties_even() * scale).collect()
+}
+
+fn packed(cpu: Cpu, precision: Precision, layer: Dense<'_>) -> Weights {
+    let inputs = layer.weight.len() / layer.bias.len();
+    let mut reserve = Reserve::new(Weights::bytes(cpu, precision, layer.bias.len(), inputs));
+    Weights::pack(cpu, precision, layer, &mut reserve)
+}
+
+fn check(rows: usize, inputs: usize, outputs: usize, seed: u64) {
+    let (values, weight) = (noise(rows * inputs, seed), noise(inputs * outputs, seed + 1));
+    let bias = noise(outputs, seed + 2);
+    let layer = Dense { weight: &weight, bias: &bias };
+    for cpu in cpus() {
+        for precision in Precision::ALL {
+            let what = format!("{} {precision} {rows} x {inputs} x {outputs}", cpu.tier());
+            let input = matrix(cpu, precision, inputs, &values);
+            let weights = packed(cpu, precision, layer);
+            let expected = expected(&input, layer, precision);
+            let mut out = Matrix::zeros(Precision::F32, rows, outputs);
+            multiply(&input, 0..rows, &weights, Epilogue::Store, (&mut out, 0));
+            assert_near(&read(&out), &expected, 1e-4, &what);
+            multiply(&input, 0..rows, &weights, Epilogue::Add, (&mut out, 0));
+            let twice: Vec<f64> = expected.iter().map(|x| 2.0 * x).collect();
+            assert_near(&read(&out), &twice, 1e-4, &what);
+            multiply(&input, 0..rows, &weights, Epilogue::Gelu, (&mut out, 0));
+            let activated: Vec<f64> = expected.iter().map(|x| gelu(*x)).collect();
+            assert_near(&read(&out), &activated, 2e-4, &what);
+            let mut out = Matrix::zeros(Precision::Bf16, rows, outputs);
+            multiply(&input, 0..rows, &weights, Epilogue::Store, (&mut out, 0));
+            assert_near(&read(&out), &expected, 0.005, &what);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_layer_is_what_the_sums_say_in_any_shape(
+        rows in 1_usize..20, inputs in 1_usize..9, outputs in 1_usize..80, seed in 0_u64..1000,
+    ) {
+        // Rows of whole vectors are what `matrix` can round.
+        check(rows, inputs * 16, outputs, seed);
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_among_others(
+        rows in 1_usize..40, first in 0_usize..40, outputs in 1_usize..70, seed in 0_u64..1000,
+    ) {
+        let first = first % rows;
+        let (values, weight, bias) = (noise(rows * 64, seed), noise(64 * outputs, seed + 1), noise(outputs, seed + 2));
+        for cpu in cpus() {
+            for precision in Precision::ALL {
+                let input = matrix(cpu, precision, 64, &values);
+                let weights = packed(cpu, precision, Dense { weight: &weight, bias: &bias });
+                let mut all = Matrix::zeros(Precision::F32, rows, outputs);
+                multiply(&input, 0..rows, &weights, Epilogue::Gelu, (&mut all, 0));
+                let mut alone = Matrix::zeros(Precision::F32, 3, outputs);
+                multiply(&input, first..first + 1, &weights, Epilogue::Gelu, (&mut alone, 1));
+                prop_assert_eq!(all.row(first), alone.row(1));
+                prop_assert!(alone.row(0).iter().chain(alone.row(2)).all(|x| *x == 0.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn large_layers_are_as_exact_as_small_ones() {
+    check(17, 384, 96, 1);
+    check(1, 1536, 33, 2);
+    check(9, 48, 1000, 3);
+}
+
+#[test]
+fn sums_of_the_most_extreme_bytes_do_not_overflow() {
+    let inputs = 1 << 16;
+    let layer = Dense { weight: &vec![-1.0; inputs], bias: &[0.0] };
+    for cpu in cpus() {
+        let mut values = vec![1.0; inputs];
+        values[0] = 0.0;
+        let input = matrix(cpu, Precision::Int8, inputs, &values);
+        let weights = packed(cpu, Precision::Int8, layer);
+        let mut out = Matrix::zeros(Precision::F32, 1, 1);
+        multiply(&input, 0..1, &weights, Epilogue::Store, (&mut out, 0));
+        assert!((out.row(0)[0] + 65535.0).abs() < 1.0, "{}: {}", cpu.tier(), out.row(0)[0]);
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_in_its_row() {
+    let (weight, bias) = (noise(32 * 32, 1), noise(32, 2));
+    let mut values = noise(3 * 32, 3);
+    values[40] = f32::NAN;
+    for cpu in cpus() {
+        for precision in Precision::ALL {
+            let input = matrix(cpu, precision, 32, &values);
+            let weights = packed(cpu, precision, Dense { weight: &weight, bias: &bias });
+            let mut out = Matrix::zeros(Precision::F32, 3, 32);
+            multiply(&input, 0..3, &weights, Epilogue::Gelu, (&mut out, 0));
+            assert!(out.row(0).iter().chain(out.row(2)).all(|x| x.is_finite()));
+            if precision != Precision::Int8 {
+                assert!(out.row(1).iter().all(|x| x.is_nan()), "{} {precision}", cpu.tier());
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "precision, inputs and outputs")]
+fn a_matrix_of_another_shape_is_refused() {
+    let weights = packed(Cpu::best(), Precision::F32, Dense { weight: &[1.0; 32], bias: &[0.0; 2] });
+    let input = Matrix::zeros(Precision::F32, 1, 15);
+    multiply(&input, 0..1, &weights, Epilogue::Store, (&mut Matrix::zeros(Precision::F32, 1, 2), 0));
+}
