@@ -25,7 +25,7 @@ use crate::service::Classification;
 /// When certificates, models or ports cannot be used.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
-    let parts = Parts::default();
+    let parts = Parts::new(settings.host.compute);
     let service = Service {
         load: Box::new(move |files| load(files, limits, &parts)),
         services: &["tamis.classification.v1.ClassificationService"],

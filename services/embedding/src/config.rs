@@ -42,6 +42,28 @@ mod tests {
     }
 
     #[test]
+    fn what_computes_is_chosen_by_three_keys_and_what_can_not_be_is_refused() {
+        let compute = |text: &str| {
+            let layers = [Layer::text("file", PLACE), Layer::text("more", &format!("[compute]\n{text}"))];
+            load::<Settings>("embedding", &layers).map(|settings| settings.host.compute).map_err(|all| all.to_string())
+        };
+        assert_eq!(compute("").unwrap(), engine::Compute::default());
+        let chosen = compute("path = 'portable'\nprecision = 'f32'").unwrap();
+        assert_eq!((chosen.path.to_string(), chosen.precision.to_string()), ("portable".into(), "f32".into()));
+        for (text, key, complaint) in [
+            ("precision = 'int8'", "`compute.precision`", "tamis models quantize"),
+            ("precision = 'f16'", "`compute.precision`", "auto, f32, bf16 or int8"),
+            ("path = 'sse'", "`compute.path`", "avx512-dot"),
+            ("device = 'cuda:0'", "`compute.device`", "built for CPUs only"),
+            ("device = 'gpu'", "`compute.device`", "cpu, cuda:0 or metal:0"),
+            ("tier = 'avx2'", "`compute.tier`", ""),
+        ] {
+            let message = compute(text).unwrap_err();
+            assert!(message.contains(key) && message.contains(complaint), "{text}: {message}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_in_the_message() {
         let text = "models = []\nallow = ['nobody']\n[limits]\ntext_bytes_max = '0B'\n[server]\nlisten = 'here'\n";
         let message = load::<Settings>("embedding", &[Layer::text("file", text)]).unwrap_err().to_string();

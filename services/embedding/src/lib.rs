@@ -10,7 +10,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use engine::{Error as EngineError, ModelFiles, Task, TextLimits, TextModel};
+use engine::{Compute, Error as EngineError, ModelFiles, Parts, Task, TextLimits, TextModel};
 use host::{Error, Host, Service};
 use proto::embedding::v1::embedding_service_server::EmbeddingServiceServer;
 use tonic::service::Routes;
@@ -25,8 +25,9 @@ use crate::service::Embedding;
 /// When certificates, models or ports cannot be used.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
+    let compute = settings.host.compute;
     let service = Service {
-        load: Box::new(move |files| load(files, limits)),
+        load: Box::new(move |files| load(files, limits, compute)),
         services: &["tamis.embedding.v1.EmbeddingService"],
         methods: &[service::EMBED, service::EMBED_STREAM, count::METHOD, rerank::METHOD],
         metrics: Vec::new(),
@@ -35,10 +36,10 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     host::serve(settings.host.clone(), &settings, service, shutdown).await
 }
 
-fn load(files: &ModelFiles, limits: TextLimits) -> Result<TextModel, EngineError> {
+fn load(files: &ModelFiles, limits: TextLimits, compute: Compute) -> Result<TextModel, EngineError> {
     let manifest = &files.manifest;
     match manifest.task {
-        Task::Embedding | Task::Rerank => TextModel::load(files, limits),
+        Task::Embedding | Task::Rerank => TextModel::load_sharing(files, limits, &Parts::new(compute)),
         other => {
             let why = format!("its task is {other}; this service embeds and ranks");
             Err(EngineError::Load { what: format!("model {}", manifest.name), why })

@@ -1,5 +1,7 @@
 //! The seam between texts and the networks that read them.
 
+use kernels::Precision;
+
 use crate::{Error, ItemError, weights::Weights};
 
 mod bert;
@@ -32,6 +34,11 @@ pub(crate) trait Encoder: Send + Sync {
     /// `wanted` is asked between layers; once it says no the rest is not computed, and the error is
     /// [`crate::Reason::Abandoned`].
     fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, out: &mut [f32]) -> Result<(), ItemError>;
+}
+
+/// The precisions that there are kernels for; none: the checkpoint has no fast path.
+pub(crate) fn kernel_precisions(_: &Config) -> &'static [Precision] {
+    &[]
 }
 
 /// The network of the checkpoint.

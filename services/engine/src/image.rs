@@ -1,9 +1,10 @@
 //! Image models: a file or raw pixels in, logits or features out.
 
 use bytes::Bytes;
+use kernels::Precision;
 
 use crate::{
-    Error, Head, ItemError, Model, ModelInfo, Reason, Watch,
+    Compute, Error, Head, ItemError, Model, ModelInfo, Plan, Reason, Watch,
     efficientnet::{self, EfficientNet},
     info::Measured,
     manifest::{Architecture, ImageRecipe, ModelFiles},
@@ -121,6 +122,11 @@ pub struct ImageOutput {
     pub pixels: u64,
 }
 
+/// The precisions that there are kernels for; none: the network has no fast path.
+pub(crate) fn kernel_precisions(_: Architecture) -> &'static [Precision] {
+    &[]
+}
+
 // === impl Dimensions ===
 
 impl Dimensions {
@@ -140,8 +146,8 @@ impl ImageModel {
     /// Reads the weights of a model whose manifest is of the task vision.
     ///
     /// # Errors
-    /// When the files are not those of the architecture that the manifest names.
-    pub fn load(files: &ModelFiles, limits: ImageLimits) -> Result<Self, Error> {
+    /// When the files are not those of the architecture that the manifest names, or it can not be computed so.
+    pub fn load(files: &ModelFiles, limits: ImageLimits, compute: &Compute) -> Result<Self, Error> {
         let manifest = &files.manifest;
         let name = format!("model {}", manifest.name);
         let (Some(recipe), Some(head)) = (&manifest.image, &manifest.head) else {
@@ -160,6 +166,7 @@ impl ImageModel {
                 return Err(Error::load(name, format!("{what} is {is}, but the network has {must}")));
             }
         }
+        let plan = Plan::new(files, compute)?;
         // Mapped only while it loads: folding the batch norms rewrites every weight.
         let weights = Weights::map(&files.path("model.safetensors"))?;
         let network = EfficientNet::load(&weights.builder, scale).map_err(|error| Error::load(name, error))?;
@@ -169,7 +176,7 @@ impl ImageModel {
             labels: head.labels.clone(),
             parameter_bytes: network.parameter_bytes(),
         };
-        Ok(Self { info: ModelInfo::new(manifest, measured), recipe: recipe.clone(), limits, network, head })
+        Ok(Self { info: ModelInfo::new(manifest, plan, measured), recipe: recipe.clone(), limits, network, head })
     }
 
     /// What the model says of itself.
@@ -239,7 +246,7 @@ mod tests {
         *,
     };
     use crate::{
-        Manifest,
+        ComputePath, DeviceChoice, Manifest,
         efficientnet::{LITE0, seeded::Seeded},
     };
 
@@ -249,7 +256,8 @@ mod tests {
         let measured =
             Measured { max_input_tokens: 0, dimensions: 1280, labels: head.labels.clone(), parameter_bytes: 0 };
         let network = EfficientNet::load(&Seeded::builder(), LITE0).unwrap();
-        ImageModel { info: ModelInfo::new(&manifest, measured), recipe: recipe(), limits: LIMITS, network, head }
+        let plan = Plan { device: DeviceChoice::Cpu, path: ComputePath::Candle, precision: Precision::F32 };
+        ImageModel { info: ModelInfo::new(&manifest, plan, measured), recipe: recipe(), limits: LIMITS, network, head }
     }
 
     fn input(bytes: Vec<u8>, output: ImageOutputKind) -> ImageInput {
@@ -315,7 +323,7 @@ mod tests {
         let mut manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
         manifest.image.as_mut().unwrap().crop = 260;
         let files = ModelFiles { manifest, folder: "/nowhere".into(), base: None };
-        let error = ImageModel::load(&files, LIMITS).unwrap_err().to_string();
+        let error = ImageModel::load(&files, LIMITS, &Compute::default()).unwrap_err().to_string();
         assert!(error.contains("260") && error.contains("224"), "{error}");
     }
 }

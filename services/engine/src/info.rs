@@ -2,19 +2,17 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use crate::{Manifest, ModelName, Revision, Space, Task};
+use crate::{Manifest, ModelName, Plan, Revision, Space, Task};
 
 /// Facts about a loaded model, as services report them.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
     /// Its name.
     pub name: ModelName,
-    /// Digest of what it computes.
+    /// Digest of what it computes, precision included: [`Manifest::revision`] is without.
     pub revision: Revision,
-    /// Where it runs: "cpu".
-    pub device: &'static str,
-    /// Number format of the computation: "f32".
-    pub dtype: &'static str,
+    /// Device, code path and number format that it is computed with.
+    pub plan: Plan,
     /// Most tokens of one text, special tokens included; 0: it takes no texts.
     pub max_input_tokens: u32,
     /// Components of its vectors; 0: it makes none.
@@ -49,12 +47,11 @@ pub(crate) struct Measured {
 
 impl ModelInfo {
     /// The facts of a model that has just been loaded.
-    pub(crate) fn new(manifest: &Manifest, measured: Measured) -> Self {
+    pub(crate) fn new(manifest: &Manifest, plan: Plan, measured: Measured) -> Self {
         Self {
             name: manifest.name.clone(),
-            revision: manifest.revision(),
-            device: "cpu",
-            dtype: "f32",
+            revision: plan.revision(manifest),
+            plan,
             max_input_tokens: measured.max_input_tokens,
             dimensions: measured.dimensions,
             task: manifest.task,
@@ -65,7 +62,7 @@ impl ModelInfo {
             parameter_bytes: measured.parameter_bytes,
             loaded_at: SystemTime::now(),
             normalize_default: manifest.normalize_default(),
-            space: manifest.space(measured.dimensions),
+            space: manifest.space(measured.dimensions).in_precision(plan.precision),
         }
     }
 

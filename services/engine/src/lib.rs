@@ -30,7 +30,7 @@ pub use self::image::{
     Crop, Dimensions, ImageInput, ImageLimits, ImageModel, ImageOutput, ImageOutputKind, ImageSource, PixelFormat,
     RawImage,
 };
-pub use compute::{Compute, DeviceChoice, PathChoice, PrecisionChoice};
+pub use compute::{Compute, ComputePath, DeviceChoice, PathChoice, Plan, PrecisionChoice};
 pub use error::Error;
 pub use head::{Head, ScoreMode};
 pub use info::ModelInfo;

@@ -34,11 +34,13 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Revision, convert};
+use crate::{Error, PrecisionChoice, Revision, compute::written, convert};
 
 mod check;
+mod quantization;
 mod source;
 
+pub use quantization::{Exponents, Measured, Quantization, Site, Smoothing};
 pub use source::{FileSource, HubSource, PipSource, Source};
 
 /// A model in a file of TOML. Unknown keys are refused.
@@ -51,6 +53,11 @@ pub struct Manifest {
     pub task: Task,
     /// SPDX identifier of the licence of the weights, for people; 1 to 128 bytes.
     pub licence: String,
+    /// Number format in which it is computed: "auto", "f32", "bf16", or "int8", which needs `quantization`. Images are not
+    /// computed in int8, and a head is computed as its base is, so that it names none. Default: "auto", what the service's
+    /// `compute.precision` says.
+    #[serde(default, with = "written", skip_serializing_if = "PrecisionChoice::is_auto")]
+    pub precision: PrecisionChoice,
     /// Where the files come from: tried in order, and every one is checked against the same digests. At least one.
     pub sources: Vec<Source>,
     /// The files: `model.safetensors` for every task, `config.json` and `tokenizer.json` too for texts; only
@@ -68,6 +75,9 @@ pub struct Manifest {
     /// How the last layer's numbers become labels. Required for classification and vision, refused for embedding and
     /// rerank.
     pub head: Option<HeadRecipe>,
+    /// How the encoder was prepared for int8. Required with that precision, refused without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// Name of a model: 1 to 128 bytes of lower-case letters, digits, `.`, `_` and `-`, a letter or digit first. It is a

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use kernels::Precision;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +25,12 @@ impl Revision {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The revision of the same function computed in this precision. In f32 it is the function's own.
+    #[must_use]
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self(in_precision(&self.0, precision))
     }
 }
 
@@ -52,6 +59,12 @@ impl fmt::Display for Revision {
 }
 
 impl Space {
+    /// The space of the same vectors computed in this precision: near the one of f32, and another.
+    #[must_use]
+    pub(crate) fn in_precision(&self, precision: Precision) -> Self {
+        Self(in_precision(&self.0, precision))
+    }
+
     /// The space of vectors that are, or are not, scaled to length 1, and of which so many first components are kept;
     /// `None`: all.
     #[must_use]
@@ -66,7 +79,9 @@ impl Space {
 // === impl Manifest ===
 
 impl Manifest {
-    /// Digest of what this model computes. Name, licence and sources have no part in it.
+    /// Digest of what this model computes, whatever the precision: heads are trained on a model, and read its vectors in
+    /// each. Name, licence and sources have no part in it, nor has what was measured. What is loaded says its precision,
+    /// too: [`Revision::in_precision`].
     #[must_use]
     pub fn revision(&self) -> Revision {
         #[derive(Serialize)]
@@ -80,6 +95,9 @@ impl Manifest {
             // Left out where there is none, so that models without a base keep the revisions that they have.
             #[serde(skip_serializing_if = "Option::is_none")]
             base: Option<&'a Revision>,
+            /// Digest of the factors; left out where there are none, for the same reason.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            smoothing: Option<String>,
         }
         Revision(digest(&Function {
             task: self.task,
@@ -89,6 +107,7 @@ impl Manifest {
             head: self.head.as_ref(),
             labels: self.head.as_ref().and_then(|head| head.labels.as_ref()).map(Labels::names),
             base: self.base.as_ref().map(|base| &base.revision),
+            smoothing: self.smoothing_digest(),
         }))
     }
 
@@ -102,11 +121,19 @@ impl Manifest {
             pooling: Option<Pooling>,
             image: Option<ImageRecipe>,
             dimensions: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            smoothing: Option<String>,
         }
         // How images are normalised by default is not where their vectors lie: the caller's choice is hashed in `id`.
         let image = self.image.clone().map(|recipe| ImageRecipe { normalize: false, ..recipe });
         let pooling = self.text.as_ref().map(|recipe| recipe.pooling);
-        Space(digest(&Place { files: self.digested(), pooling, image, dimensions }))
+        let smoothing = self.smoothing_digest();
+        Space(digest(&Place { files: self.digested(), pooling, image, dimensions, smoothing }))
+    }
+
+    /// Digest of the factors by which an encoder was prepared for int8.
+    pub(crate) fn smoothing_digest(&self) -> Option<String> {
+        self.quantization.as_ref().map(|quantization| quantization.smoothing.digest())
     }
 
     fn digested(&self) -> Vec<File<'_>> {
@@ -127,6 +154,14 @@ struct File<'a> {
 impl<'a> From<&'a FileSpec> for File<'a> {
     fn from(file: &'a FileSpec) -> Self {
         Self { name: &file.name, sha256: file.sha256.as_str(), converter: file.convert.map(|kind| kind.versioned()) }
+    }
+}
+
+/// A digest for what is computed in this precision. Ids of f32 are those from before there was a choice.
+fn in_precision(id: &str, precision: Precision) -> String {
+    match precision {
+        Precision::F32 => id.to_owned(),
+        other => digest(&(id, other.as_str())),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, ItemError, Model, ModelInfo, Parts, Reason, Watch,
+    Error, ItemError, Model, ModelInfo, Parts, Plan, Reason, Watch,
     encoder::{self, Config, Encoder, Packed},
     head::Head,
     info::Measured,
@@ -127,9 +127,12 @@ impl TextModel {
             ));
         };
         let config = Config::load(files)?;
+        let plan = Plan::of_text(manifest, &config, &parts.compute)?;
         let weights = Weights::map(&files.path("model.safetensors"))?;
         let network = || encoder::load(&config, &weights).map(Arc::from);
-        let encoder = parts.encoders.share(parts::key(manifest, &["config.json", "model.safetensors"]), network)?;
+        let key = parts::key(manifest, &["config.json", "model.safetensors"]);
+        let smoothing = manifest.smoothing_digest().unwrap_or_default();
+        let encoder = parts.encoders.share(format!("{key} {plan} {smoothing}"), network)?;
         let tokenizer = parts::key(manifest, &["config.json", "tokenizer.json"]);
         let tokenizer = format!("{tokenizer} {} {limits:?}", recipe.max_tokens);
         let load = || Tokens::load(&files.path("tokenizer.json"), limits, recipe.max_tokens, config.vocab_size);
@@ -143,7 +146,7 @@ impl TextModel {
             parameter_bytes: weights.bytes,
         };
         Ok(Self {
-            info: ModelInfo::new(manifest, measured),
+            info: ModelInfo::new(manifest, plan, measured),
             limits,
             prompts: recipe.prompts.clone().unwrap_or_default(),
             tokens: parts.tokens.share(tokenizer, tokens)?,
@@ -170,7 +173,8 @@ impl TextModel {
             labels: over.head.labels.clone(),
             parameter_bytes: twin.info.parameter_bytes + bytes,
         };
-        let mut info = ModelInfo::new(manifest, measured);
+        // The head itself is one product in f32.
+        let mut info = ModelInfo::new(manifest, twin.info.plan, measured);
         info.file_digests.extend(twin.info.file_digests.clone());
         info.sources.extend(twin.info.sources.clone());
         Ok(Self { info, over: Some(over), ..twin })

@@ -6,7 +6,7 @@ mod state;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use chassis::refusal::Refusal;
-use engine::{FileState, Manifest, ModelName, Store};
+use engine::{Compute, FileState, Manifest, ModelInfo, ModelName, Plan, Store};
 use proto::{common::v1::ErrorReason, model::v1 as pb};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tonic::Code;
@@ -31,6 +31,8 @@ pub(crate) struct Changes<M: Hosted> {
     pub(crate) load: Arc<Loader<M>>,
     /// Full names of the service's methods: a model must serve one at least.
     pub(crate) methods: &'static [&'static str],
+    /// What computes the models: it is part of their revisions.
+    pub(crate) compute: Compute,
     pub(crate) room: Room,
     /// Where what is loaded is written down, if anywhere.
     pub(crate) state_file: Option<PathBuf>,
@@ -54,11 +56,9 @@ impl<M: Hosted> Changes<M> {
         let (empty, file) = (self.host.catalog.snapshot(), self.state_file.clone());
         let starting = move || {
             let bring = |name: &str| {
-                let manifest = store.manifest(name)?;
-                let key = Key { name: manifest.name.to_string(), revision: manifest.revision().to_string() };
-                let model = bring(&store, &manifest, &load, methods)?;
-                tracing::info!(model = key.name, revision = key.revision, "loaded");
-                Ok::<_, engine::Error>((key, Arc::new(model)))
+                let model = bring(&store, &store.manifest(name)?, &load, methods)?;
+                log_loaded(model.info());
+                Ok::<_, engine::Error>((Key::of(model.info()), Arc::new(model)))
             };
             let restored = file.and_then(|file| State::read(&file)).and_then(|state| state.restore(&empty, bring));
             let snapshot = restored.map_or_else(|| configured(&empty, &names, bring), Ok);
@@ -82,10 +82,11 @@ impl<M: Hosted> Changes<M> {
         }
         let turn = self.turn().await;
         let manifest = self.manifest(&request.name).await?;
-        let key = Key { name: manifest.name.to_string(), revision: manifest.revision().to_string() };
-        if !request.expected_revision.is_empty() && request.expected_revision != key.revision {
+        let key = self.key(&manifest).await?;
+        let fits = |expected: &str| expected == key.revision || expected == manifest.revision().as_str();
+        if !request.expected_revision.is_empty() && !fits(&request.expected_revision) {
             let message =
-                format!("the manifest of {} has revision {}, which is not the one expected", key.name, key.revision);
+                format!("{} would be loaded in revision {}, which is not the one expected", key.name, key.revision);
             let refused = refusal(Code::FailedPrecondition, ErrorReason::RevisionMismatch, message);
             return Err(refused.field("expected_revision"));
         }
@@ -154,6 +155,17 @@ impl<M: Hosted> Changes<M> {
         Err(refusal(Code::NotFound, ErrorReason::ModelNotFound, message).field("name"))
     }
 
+    /// The key that a model will have once it is loaded.
+    async fn key(&self, manifest: &Manifest) -> Result<Key, Refusal> {
+        let (store, compute, manifest) = (self.store.clone(), self.compute, manifest.clone());
+        let plan = move || {
+            let revision = Plan::new(&store.open(&manifest)?, &compute)?.revision(&manifest);
+            Ok::<_, engine::Error>(Key { name: manifest.name.to_string(), revision: revision.to_string() })
+        };
+        let planned = tokio::task::spawn_blocking(plan).await.map_err(|error| Refusal::engine(error.to_string()))?;
+        planned.map_err(not_loadable)
+    }
+
     /// The model, read and tested. The turn goes with the work and comes back with it: a caller that gives up leaves it
     /// with the work, so that no other load begins beside it.
     async fn bring(&self, manifest: Manifest, turn: Turn) -> Result<(M, Turn), Refusal> {
@@ -217,6 +229,12 @@ fn bring<M: Hosted>(
     }
     model.self_test().map_err(unfit)?;
     Ok(model)
+}
+
+/// Says what was loaded, and how it is computed: that is never to be a surprise.
+fn log_loaded(info: &ModelInfo) {
+    let Plan { device, path, precision } = info.plan;
+    tracing::info!(model = %info.name, revision = %info.revision, %precision, %path, %device, "loaded");
 }
 
 /// Reads every byte of a model: whoever replaces one that serves wants to know.

@@ -180,7 +180,8 @@ pub fn model_info(info: &ModelInfo) -> pb::ModelInfo {
     pb::ModelInfo {
         model: info.name.to_string(),
         revision: info.revision.to_string(),
-        device: info.device.to_owned(),
-        dtype: info.dtype.to_owned(),
+        device: info.plan.device.to_string(),
+        dtype: info.plan.precision.to_string(),
+        compute_path: info.plan.path.to_string(),
     }
 }

@@ -28,14 +28,32 @@ impl<M: Hosted> Collector for ModelMetrics<M> {
         let loaded = ConstGauge::new(i64::try_from(snapshot.models().count()).unwrap_or(i64::MAX));
         let help = "Loaded revisions of models";
         loaded.encode(encoder.encode_descriptor("models_loaded", help, None, loaded.metric_type())?)?;
+        let computed = ConstGauge::new(1_u64);
+        let help = "How each loaded model is computed; always 1";
+        let mut family = encoder.encode_descriptor("model_info", help, None, computed.metric_type())?;
+        for (key, model) in snapshot.models() {
+            let plan = &model.info().plan;
+            let (path, device) = (plan.path.to_string(), plan.device.to_string());
+            let labels = [
+                ("model", key.name.as_str()),
+                ("revision", shown(&key.revision)),
+                ("precision", plan.precision.as_str()),
+                ("path", &path),
+                ("device", &device),
+            ];
+            computed.encode(family.encode_family(&labels)?)?;
+        }
         let size = ConstGauge::new(0_u64);
         let help = "Bytes of the parameters of each loaded model";
         let mut family = encoder.encode_descriptor("model_parameter_bytes", help, None, size.metric_type())?;
         for (key, model) in snapshot.models() {
-            let revision = key.revision.get(..REVISION_SHOWN).unwrap_or(&key.revision);
-            let labels = [("model", key.name.as_str()), ("revision", revision)];
+            let labels = [("model", key.name.as_str()), ("revision", shown(&key.revision))];
             ConstGauge::new(model.info().parameter_bytes).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
+}
+
+fn shown(revision: &str) -> &str {
+    revision.get(..REVISION_SHOWN).unwrap_or(revision)
 }

@@ -86,8 +86,9 @@ pub(crate) fn describe<M: Hosted>(
         licence: info.licence.clone(),
         parameter_bytes: info.parameter_bytes,
         loaded_at: Some(info.loaded_at.into()),
-        device: info.device.to_owned(),
-        dtype: info.dtype.to_owned(),
+        device: info.plan.device.to_string(),
+        dtype: info.plan.precision.to_string(),
+        compute_path: info.plan.path.to_string(),
         aliases: snapshot.aliases_of(key),
     }
 }

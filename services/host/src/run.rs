@@ -126,6 +126,7 @@ fn changes<M: Hosted>(
         store: Store::new(settings.data_dir.as_ref()),
         load: Arc::new(load),
         methods,
+        compute: settings.compute,
         room: Room { models: settings.models_max, aliases: settings.aliases_max },
         state_file: (!settings.state_file.is_empty()).then(|| settings.state_file.clone().into()),
         turn: Arc::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chassis::{
     config::Mistakes, settings::ServerSettings, spiffe::SpiffeId, telemetry::LogSettings, tls::TlsSettings, units::Span,
 };
-use engine::PoolSettings;
+use engine::{Compute, PoolSettings};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of a model service, but for the limits of its inputs, which each service has of its own. It stands
@@ -44,6 +44,8 @@ pub struct HostSettings {
     pub log: LogSettings,
     /// Its workers and their queue.
     pub pool: PoolSettings,
+    /// What computes its models, and in which precision. Default: on the CPU, by the best that this one has.
+    pub compute: Compute,
 }
 
 impl HostSettings {
@@ -64,6 +66,7 @@ impl HostSettings {
             tls: TlsSettings::defaults(),
             log: LogSettings::defaults(),
             pool,
+            compute: Compute::default(),
         }
     }
 
@@ -88,6 +91,9 @@ impl HostSettings {
         mistakes.require(self.pool.workers <= 1024, "pool.workers", "must be at most 1024");
         mistakes.require(self.pool.queue_units_max >= 1, "pool.queue_units_max", "must be at least 1");
         mistakes.require(self.pool.chunk_units_max >= 1, "pool.chunk_units_max", "must be at least 1");
+        for (key, why) in self.compute.faults() {
+            mistakes.add(&format!("compute.{key}"), "effective value", why);
+        }
         self.server.check(mistakes);
         self.tls.check(mistakes);
         self.log.check(mistakes);

@@ -26,11 +26,12 @@ use crate::service::Vision;
 /// When certificates, models or ports cannot be used.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let limits = settings.limits.engine();
+    let compute = settings.host.compute;
     let contents = Contents::new(bytes(settings.limits.content_bytes_max), bytes(settings.limits.uploads_bytes_max));
     let contents = Arc::new(contents);
     let service = Service {
         metrics: vec![Box::new(ContentMetrics(Arc::clone(&contents)))],
-        load: Box::new(move |files| ImageModel::load(files, limits)),
+        load: Box::new(move |files| ImageModel::load(files, limits, &compute)),
         services: &["tamis.vision.v1.VisionService"],
         methods: &[service::CLASSIFY_IMAGES, service::EMBED_IMAGES],
         routes: Box::new(move |host, message_bytes_max| routes(Vision { host, contents, limits }, message_bytes_max)),

@@ -1,6 +1,9 @@
 //! What a well-formed manifest must also satisfy.
 
+use kernels::Precision;
+
 use super::{Activation, FileSpec, HeadRecipe, ImageRecipe, Labels, Manifest, Prompts, Source, Task};
+use crate::PrecisionChoice;
 
 const LICENCE_BYTES_MAX: usize = 128;
 const TOKENS_MAX: u32 = 1 << 20;
@@ -24,6 +27,7 @@ impl Manifest {
         }
         self.check_files(&mut faults);
         self.check_recipes(&mut faults);
+        self.check_precision(&mut faults);
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
@@ -82,6 +86,26 @@ impl Manifest {
             if (task == Task::Vision || self.base.is_some()) && head.labels.is_none() {
                 faults.push("head.labels is missing: only whole checkpoints for texts carry their labels".to_owned());
             }
+        }
+    }
+
+    fn check_precision(&self, faults: &mut Vec<String>) {
+        let is_int8 = self.precision == PrecisionChoice::Only(Precision::Int8);
+        if self.base.is_some() && (!self.precision.is_auto() || self.quantization.is_some()) {
+            faults.push("precision and [quantization] belong to the base: a head is computed as that is".to_owned());
+        } else if self.task == Task::Vision && is_int8 {
+            faults.push("precision is int8: images are computed in f32 or bf16".to_owned());
+        } else if is_int8 && self.quantization.is_none() {
+            let how = "`tamis models quantize` writes it";
+            faults.push(format!("[quantization] is missing, and the precision int8 needs it: {how}"));
+        } else if !is_int8 && self.quantization.is_some() {
+            faults.push(format!("[quantization] belongs to the precision int8, not to {}", self.precision));
+        }
+        if let Some(measured) = self.quantization.as_ref().and_then(|quantization| quantization.measured.as_ref())
+            && !measured.is_plausible()
+        {
+            faults
+                .push("quantization.measured: texts must be above 0, -1 <= cosine_min <= cosine_mean <= 1".to_owned());
         }
     }
 }
@@ -360,6 +384,53 @@ head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thre
         assert_ne!(with.revision(), without.revision());
         assert_eq!(with.space(384), without.space(384));
         assert_eq!(Manifest::parse(&toml::to_string(&with).unwrap()).unwrap(), with);
+    }
+
+    #[test]
+    fn a_precision_is_left_out_where_none_is_named_and_changes_no_revision() {
+        let plain = Manifest::parse(GOOD).unwrap();
+        assert!(!toml::to_string(&plain).unwrap().contains("precision"));
+        let named = |precision: &str| {
+            let text = GOOD.replace("licence", &format!("precision = \"{precision}\"\nlicence"));
+            Manifest::parse(&text).unwrap()
+        };
+        assert_eq!(named("auto"), plain);
+        let bf16 = named("bf16");
+        assert_eq!((bf16.revision(), bf16.space(384)), (plain.revision(), plain.space(384)));
+        assert_eq!(Manifest::parse(&toml::to_string(&bf16).unwrap()).unwrap(), bf16);
+        refuses("licence", "precision = \"f16\"\nlicence", "is no precision");
+    }
+
+    #[test]
+    fn int8_and_its_factors_come_together_and_only_for_texts() {
+        let int8 = "precision = \"int8\"\nlicence";
+        refuses("licence", int8, "[quantization] is missing");
+        refuses("head = {", "quantization = { smoothing = \"AAAA\" }\nhead = {", "belongs to the precision int8");
+        let both = GOOD.replace("licence", int8);
+        let with = |quantization: &str| {
+            Manifest::parse(&both.replace("head = {", &format!("quantization = {{ {quantization} }}\nhead = {{")))
+        };
+        assert!(with("smoothing = \"AAAA\"").is_ok());
+        let complaint = |quantization: &str| with(quantization).unwrap_err().to_string();
+        assert!(complaint("smoothing = \"%\"").contains("is no base64"));
+        assert!(complaint("smoothing = \"AAAA\", alpha = 0.5").contains("alpha"));
+        let measured = "smoothing = \"AAAA\", measured = { texts = 1, cosine_mean = 0.9, cosine_min = 0.95 }";
+        assert!(complaint(measured).contains("cosine_min <= cosine_mean"));
+        assert!(with(&measured.replace("0.95", "0.85")).is_ok());
+        refuses_head("licence", "precision = \"bf16\"\nlicence", "belong to the base");
+        let image = include_str!("../../models/efficientnet-lite0.toml").replace("\nlicence", &format!("\n{int8}"));
+        let error = Manifest::parse(&image).unwrap_err().to_string();
+        assert!(error.contains("images are computed in f32 or bf16"), "{error}");
+    }
+
+    #[test]
+    fn what_is_computed_in_f32_keeps_its_ids_and_in_another_precision_has_others() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        let revisions = Precision::ALL.map(|precision| manifest.revision().in_precision(precision));
+        let spaces = Precision::ALL.map(|precision| manifest.space(384).in_precision(precision).id(true, None));
+        assert_eq!((&revisions[0], &spaces[0]), (&manifest.revision(), &manifest.space(384).id(true, None)));
+        assert!(revisions[1] != revisions[0] && revisions[2] != revisions[0] && revisions[1] != revisions[2]);
+        assert!(spaces[1] != spaces[0] && spaces[2] != spaces[0] && spaces[1] != spaces[2]);
     }
 
     #[test]

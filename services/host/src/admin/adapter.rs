@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{peer::Peer, readiness::Readiness, refusal::Refusal};
+use engine::Plan;
 use proto::{
     common::v1::ErrorReason,
     model::v1::{self as pb, model_admin_service_server::ModelAdminService},
@@ -40,7 +41,8 @@ impl<M: Hosted> ModelAdminService for Admin<M> {
         let (key, model) = self.changes.load(&request).await.map_err(|refused| told(&who, "load", refused))?;
         let snapshot = self.changes.host.catalog.snapshot();
         let aliases = snapshot.aliases_of(&key).join(", ");
-        tracing::info!(who, model = key.name, revision = key.revision, aliases, "loaded");
+        let Plan { device, path, precision } = model.info().plan;
+        tracing::info!(who, model = key.name, revision = key.revision, aliases, %precision, %path, %device, "loaded");
         let model = models::describe(&self.changes.host, self.changes.methods, &snapshot, (&key, &model));
         Ok(Response::new(pb::LoadModelResponse { model: Some(model) }))
     }

@@ -78,7 +78,7 @@ impl State {
                     model = key.name,
                     was = key.revision,
                     now = now.revision,
-                    "the manifest has another revision now, which takes the place of the one that was loaded"
+                    "the model has another revision now, which takes the place of the one that was loaded"
                 );
             }
             let aliases: Vec<_> =

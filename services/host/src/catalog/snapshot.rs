@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chassis::refusal::Refusal;
+use engine::ModelInfo;
 use proto::common::v1::ErrorReason;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -20,6 +21,13 @@ const SHOWN_MAX: usize = 128;
 pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) revision: String,
+}
+
+impl Key {
+    /// The key of a loaded model.
+    pub(crate) fn of(info: &ModelInfo) -> Self {
+        Self { name: info.name.to_string(), revision: info.revision.to_string() }
+    }
 }
 
 /// How much may be loaded.

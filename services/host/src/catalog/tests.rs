@@ -1,6 +1,6 @@
 //! Which model answers which call, and that every change leaves a catalog that makes sense.
 
-use engine::{ItemError, Manifest, Watch};
+use engine::{ComputePath, DeviceChoice, ItemError, Manifest, Plan, Precision, Watch};
 use proptest::prelude::*;
 
 use super::*;
@@ -48,8 +48,7 @@ fn fake(name: &str, version: u32, serves: &'static [&'static str]) -> (Key, Arc<
         task: engine::Task::Embedding,
         name: name.to_owned().try_into().unwrap(),
         revision,
-        device: "cpu",
-        dtype: "f32",
+        plan: Plan { device: DeviceChoice::Cpu, path: ComputePath::Candle, precision: Precision::F32 },
         max_input_tokens: version,
         dimensions: 1,
         labels: Vec::new(),
