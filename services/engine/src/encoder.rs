@@ -7,6 +7,7 @@ use crate::{Error, ItemError, weights::Weights};
 mod bert;
 mod config;
 mod family;
+pub(crate) mod observe;
 
 pub(crate) use config::Config;
 pub(crate) use family::Family;

@@ -18,6 +18,7 @@ pub mod model;
 mod parts;
 pub mod pool;
 mod product;
+pub mod quantize;
 mod revision;
 mod rows;
 pub mod store;

@@ -8,9 +8,10 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Config, Encoder, Family, Packed, config::Activation};
+use super::{Config, Encoder, Family, Packed, config::Activation, observe::Observe};
 use crate::{
     Error, ItemError, Reason,
+    manifest::Site,
     product::{dense, matmul},
     rows::{AddNorm, Each, Softmax, gelu, gelu_tanh, relu},
     weights::Weights,
@@ -82,6 +83,34 @@ impl Bert {
 
     /// The vectors of all tokens, or nothing when nobody wants them any more.
     fn forward(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool) -> Result<Option<Tensor>> {
+        let mut rows = self.embed(batch)?;
+        for layer in &self.layers {
+            if !wanted() {
+                return Ok(None);
+            }
+            rows = layer.forward(&rows, batch, self.heads)?;
+        }
+        Ok(Some(rows))
+    }
+
+    /// The same, for who wants to see what goes into the products.
+    pub(super) fn observe(&self, batch: Packed<'_>, seen: &mut dyn Observe) -> Result<()> {
+        let mut rows = self.embed(batch)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut see = |site, rows: &Tensor| -> Result<()> {
+                rows.to_vec2()?.iter().for_each(|row| seen.observe(index, site, row));
+                Ok(())
+            };
+            see(Site::Attention, &rows)?;
+            let mixed = layer.mix(&rows, batch, self.heads)?;
+            see(Site::FeedForward, &mixed)?;
+            rows = layer.feed_forward(&mixed)?;
+        }
+        Ok(())
+    }
+
+    /// What goes into the first layer.
+    fn embed(&self, batch: Packed<'_>) -> Result<Tensor> {
         let mut positions: Vec<u32> = batch.texts().flat_map(|(_, length)| 0..length as u32).collect();
         if let Some(types) = batch.types {
             // A family without types tells the texts of a pair apart by the special tokens between them.
@@ -91,14 +120,7 @@ impl Bert {
         }
         let words = self.words.index_select(&Tensor::new(batch.ids, &Device::Cpu)?, 0)?;
         let positions = self.positions.index_select(&Tensor::new(positions, &Device::Cpu)?, 0)?;
-        let mut rows = self.norm.forward(&words, &positions)?;
-        for layer in &self.layers {
-            if !wanted() {
-                return Ok(None);
-            }
-            rows = layer.forward(&rows, batch, self.heads)?;
-        }
-        Ok(Some(rows))
+        self.norm.forward(&words, &positions)
     }
 }
 
@@ -157,11 +179,18 @@ impl Layer {
     }
 
     fn forward(&self, rows: &Tensor, batch: Packed<'_>, heads: usize) -> Result<Tensor> {
+        self.feed_forward(&self.mix(rows, batch, heads)?)
+    }
+
+    fn mix(&self, rows: &Tensor, batch: Packed<'_>, heads: usize) -> Result<Tensor> {
         let attended = self.output.forward(&self.attend(rows, batch, heads)?)?;
-        let rows = self.output_norm.forward(&attended, rows)?;
-        let inner = self.up.forward(&rows)?;
+        self.output_norm.forward(&attended, rows)
+    }
+
+    fn feed_forward(&self, rows: &Tensor) -> Result<Tensor> {
+        let inner = self.up.forward(rows)?;
         inner.inplace_op1(&self.activation)?;
-        self.down_norm.forward(&self.down.forward(&inner)?, &rows)
+        self.down_norm.forward(&self.down.forward(&inner)?, rows)
     }
 
     fn attend(&self, rows: &Tensor, batch: Packed<'_>, heads: usize) -> Result<Tensor> {

@@ -9,6 +9,7 @@ use crate::{Manifest, ScoreMode};
 mod families;
 mod inputs;
 mod over;
+mod quantize;
 mod rerank;
 
 const HIDDEN: usize = 8;
