@@ -22,6 +22,7 @@ mod local;
 mod lock;
 mod pip;
 mod record;
+mod twin;
 
 pub use self::add::{AddError, Added, Addition, TextTask};
 use self::{arrival::Arrival, fetch::Fetch, lock::PullLock, record::Record};
@@ -144,7 +145,8 @@ impl Store {
         Ok(checks)
     }
 
-    /// Brings every file that is not here, those of the base first: from the first source that has the right bytes.
+    /// Brings every file that is not here, those of the base first: from another model of this machine, else from the first
+    /// source that has the right bytes.
     pub fn pull(&self, manifest: &Manifest, progress: &dyn Progress) -> Result<ModelFiles, Error> {
         self.pull_through(manifest, progress, &fetch::Network)
     }
@@ -168,6 +170,7 @@ impl Store {
         arrival::sweep(&folder)?;
         let mut arrival = Arrival::new(&folder, manifest, progress);
         arrival.adopt()?;
+        arrival.share()?;
         let mut answers = Vec::new();
         for source in &manifest.sources {
             let missing = arrival.missing();

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{Progress, Record, lock::LOCK};
+use super::{Progress, Record, lock::LOCK, twin::Twin};
 use crate::{Error, Manifest, convert, manifest::FileSpec, revision::hex};
 
 /// Names of what is not whole yet begin so.
@@ -57,6 +57,21 @@ impl<'a> Arrival<'a> {
                 self.record.add(self.folder, &file, file.sha256.to_string())?;
                 self.progress.note(&format!("{} was here already", file.name));
             }
+        }
+        Ok(())
+    }
+
+    /// Takes in files that another model of this machine has.
+    pub(super) fn share(&mut self) -> Result<(), Error> {
+        for file in self.missing() {
+            let Some(twin) = Twin::find(self.folder, &file) else { continue };
+            // It may go while it is looked at. The sources have it too.
+            if let Err(error) = twin.share(self.folder, &file.name) {
+                self.progress.note(&format!("{} of {} can not be shared: {error}", file.name, twin.model));
+                continue;
+            }
+            self.record.add(self.folder, &file, twin.stored)?;
+            self.progress.note(&format!("{} is on this machine already, for {}", file.name, twin.model));
         }
         Ok(())
     }

@@ -1,8 +1,12 @@
-//! Heads that were trained on this machine.
+//! Models that were made on this machine: heads that were trained, encoders that were prepared for int8.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
-use super::{PullLock, Record, Store, arrival};
+use super::{Progress, PullLock, Record, Store, arrival};
 use crate::{Error, Manifest, ModelFiles, ModelName};
 
 impl Store {
@@ -30,13 +34,30 @@ impl Store {
             }
             Record::read(&folder).add(&folder, file, digest)?;
         }
+        self.write_manifest(manifest, remarks)?;
+        self.open(manifest)
+    }
+
+    /// Puts a model in its place whose files other models of this machine have, or its sources; the manifest last, whose
+    /// path is returned. `remarks` go above it, as comments.
+    pub fn install_shared(
+        &self,
+        manifest: &Manifest,
+        remarks: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, Error> {
+        self.pull(manifest, progress)?;
+        self.write_manifest(manifest, remarks)
+    }
+
+    fn write_manifest(&self, manifest: &Manifest, remarks: &str) -> Result<PathBuf, Error> {
         let manifests = self.data.join("manifests");
         fs::create_dir_all(&manifests).map_err(Error::io(&manifests))?;
         let table = toml::to_string(manifest).map_err(|error| Error::manifest(&manifest.name, error))?;
         let remarks: String = remarks.lines().map(|line| format!("# {line}\n")).collect();
         let path = manifests.join(format!("{}.toml", manifest.name));
         write(&manifests, &path, format!("{remarks}{table}").as_bytes())?;
-        self.open(manifest)
+        Ok(path)
     }
 }
 

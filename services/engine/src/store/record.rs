@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -60,14 +60,15 @@ impl Record {
     /// Whether the file is the one that the manifest names. Length and time of change stand for its bytes; where only
     /// the time differs, as after a copy of the folder, the bytes are read.
     pub(super) fn vouches_for(&self, folder: &Path, file: &FileSpec) -> bool {
-        let Some(entry) = self.entry(file) else { return false };
-        let path = folder.join(&file.name);
-        match stamp(&path) {
-            Ok((bytes, modified)) if bytes == entry.bytes => {
-                modified == entry.modified || arrival::digest(&path).is_ok_and(|digest| digest == entry.stored)
-            }
-            _ => false,
-        }
+        self.entry(file).is_some_and(|entry| entry.vouches_for(&folder.join(&file.name)))
+    }
+
+    /// A file with these bytes under any name, and the digest of what is stored.
+    pub(super) fn whole(&self, folder: &Path, file: &FileSpec) -> Option<(PathBuf, String)> {
+        let same = self.files.iter().filter(|(_, entry)| entry.is_of(file));
+        let mut paths = same.map(|(name, entry)| (folder.join(name), entry));
+        let (path, entry) = paths.find(|(path, entry)| entry.vouches_for(path))?;
+        Some((path, entry.stored.clone()))
     }
 
     /// Reads the whole file.
@@ -82,10 +83,7 @@ impl Record {
     }
 
     fn entry(&self, file: &FileSpec) -> Option<&Entry> {
-        let entry = self.files.get(&file.name)?;
-        let same =
-            entry.published == file.sha256.as_str() && entry.converter == file.convert.map(|kind| kind.versioned());
-        same.then_some(entry)
+        self.files.get(&file.name).filter(|entry| entry.is_of(file))
     }
 
     fn write(&self, folder: &Path) -> Result<(), Error> {
@@ -94,6 +92,22 @@ impl Record {
         let mut file = arrival::part(folder)?;
         file.write_all(&json).map_err(Error::io(&path))?;
         arrival::publish(file, &path)
+    }
+}
+
+impl Entry {
+    /// Whether it was made of these published bytes in this way.
+    fn is_of(&self, file: &FileSpec) -> bool {
+        self.published == file.sha256.as_str() && self.converter == file.convert.map(|kind| kind.versioned())
+    }
+
+    fn vouches_for(&self, path: &Path) -> bool {
+        match stamp(path) {
+            Ok((bytes, modified)) if bytes == self.bytes => {
+                modified == self.modified || arrival::digest(path).is_ok_and(|digest| digest == self.stored)
+            }
+            _ => false,
+        }
     }
 }
 
