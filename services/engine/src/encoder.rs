@@ -1,12 +1,18 @@
 //! The seam between texts and the networks that read them.
 
-use kernels::Precision;
+use kernels::{Cpu, Precision};
 
-use crate::{Error, ItemError, weights::Weights};
+use crate::{
+    Error, ItemError,
+    compute::{ComputePath, Plan},
+    manifest::Smoothing,
+    weights::Weights,
+};
 
 mod bert;
 mod config;
 mod family;
+mod fused;
 pub(crate) mod observe;
 
 pub(crate) use config::Config;
@@ -30,6 +36,9 @@ pub(crate) trait Encoder: Send + Sync {
     /// Components of a vector.
     fn dimensions(&self) -> usize;
 
+    /// Memory that the parameters take, mapped tables included.
+    fn parameter_bytes(&self) -> u64;
+
     /// Writes the vectors of all tokens, in their order, to `out`, whose length is tokens x dimensions.
     ///
     /// `wanted` is asked between layers; once it says no the rest is not computed, and the error is
@@ -38,13 +47,26 @@ pub(crate) trait Encoder: Send + Sync {
 }
 
 /// The precisions that there are kernels for; none: the checkpoint has no fast path.
-pub(crate) fn kernel_precisions(_: &Config) -> &'static [Precision] {
-    &[]
+pub(crate) fn kernel_precisions(config: &Config) -> &'static [Precision] {
+    if fused::fits(config) { &Precision::ALL } else { &[] }
 }
 
-/// The network of the checkpoint.
-pub(crate) fn load(config: &Config, weights: &Weights) -> Result<Box<dyn Encoder>, Error> {
-    Ok(Box::new(bert::Bert::load(config, weights)?))
+/// The network of the checkpoint, computed as the plan says. `smoothing` goes with int8.
+pub(crate) fn load(
+    config: &Config,
+    weights: &Weights,
+    plan: Plan,
+    smoothing: Option<&Smoothing>,
+) -> Result<Box<dyn Encoder>, Error> {
+    match plan.path {
+        ComputePath::Candle => Ok(Box::new(bert::Bert::load(config, weights)?)),
+        ComputePath::Kernels(tier) => {
+            let Some(cpu) = Cpu::with(tier) else {
+                return Err(Error::load("compute.path", format!("this CPU has not the instructions of {tier}")));
+            };
+            Ok(Box::new(fused::Fused::load(config, weights, (cpu, plan.precision), smoothing)?))
+        }
+    }
 }
 
 // === impl Packed ===

@@ -129,10 +129,11 @@ impl TextModel {
         let config = Config::load(files)?;
         let plan = Plan::of_text(manifest, &config, &parts.compute)?;
         let weights = Weights::map(&files.path("model.safetensors"))?;
-        let network = || encoder::load(&config, &weights).map(Arc::from);
+        let smoothing = manifest.smoothing(config.num_hidden_layers, config.hidden_size)?;
+        let network = || encoder::load(&config, &weights, plan, smoothing.as_ref()).map(Arc::from);
         let key = parts::key(manifest, &["config.json", "model.safetensors"]);
-        let smoothing = manifest.smoothing_digest().unwrap_or_default();
-        let encoder = parts.encoders.share(format!("{key} {plan} {smoothing}"), network)?;
+        let key = format!("{key} {plan} {}", manifest.smoothing_digest().unwrap_or_default());
+        let encoder = parts.encoders.share(key, network)?;
         let tokenizer = parts::key(manifest, &["config.json", "tokenizer.json"]);
         let tokenizer = format!("{tokenizer} {} {limits:?}", recipe.max_tokens);
         let load = || Tokens::load(&files.path("tokenizer.json"), limits, recipe.max_tokens, config.vocab_size);
@@ -143,7 +144,7 @@ impl TextModel {
             max_input_tokens: recipe.max_tokens,
             dimensions: if last.makes_vectors() { hidden as u32 } else { 0 },
             labels: last.head().map(|head| head.labels.clone()).unwrap_or_default(),
-            parameter_bytes: weights.bytes,
+            parameter_bytes: encoder.parameter_bytes(),
         };
         Ok(Self {
             info: ModelInfo::new(manifest, plan, measured),

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "pointers into matrices, checked before")]
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use crate::{
     Cpu, Matrix, Precision, math,
@@ -109,15 +109,15 @@ fn in_precision<O: Finish>(
     (scratch, out): (&mut Scratch, impl Fn(usize, usize) -> O),
 ) {
     match qkv.precision() {
-        Precision::F32 => cpu.run(Attention { format: InF32, qkv, text, heads, scratch, out }),
-        Precision::Bf16 => cpu.run(Attention { format: InBf16, qkv, text, heads, scratch, out }),
+        Precision::F32 => cpu.run(Attention { format: PhantomData::<InF32>, qkv, text, heads, scratch, out }),
+        Precision::Bf16 => cpu.run(Attention { format: PhantomData::<InBf16>, qkv, text, heads, scratch, out }),
         Precision::Int8 => panic!("attention in int8"),
     }
 }
 
 /// `out` gives the place of a row and column.
 struct Attention<'a, T, O> {
-    format: T,
+    format: PhantomData<T>,
     qkv: &'a Matrix,
     text: Range<usize>,
     heads: Heads,

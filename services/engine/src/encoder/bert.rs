@@ -29,6 +29,7 @@ pub(super) struct Bert {
     norm: AddNorm,
     layers: Vec<Layer>,
     heads: usize,
+    bytes: u64,
 }
 
 struct Layer {
@@ -52,11 +53,11 @@ struct Dense {
 
 impl Bert {
     pub(super) fn load(config: &Config, weights: &Weights) -> std::result::Result<Self, Error> {
-        Self::read(config, config.family.root(&weights.builder))
+        Self::read(config, config.family.root(&weights.builder), weights.bytes)
             .map_err(|error| Error::load("model.safetensors", error))
     }
 
-    fn read(config: &Config, root: VarBuilder<'_>) -> Result<Self> {
+    fn read(config: &Config, root: VarBuilder<'_>, bytes: u64) -> Result<Self> {
         let hidden = config.hidden_size;
         let embeddings = root.pp("embeddings");
         let table = |name: &str, rows| embeddings.pp(name).get((rows, hidden), "weight");
@@ -78,6 +79,7 @@ impl Bert {
             norm: norm(config, embeddings.pp("LayerNorm"))?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             heads: config.num_attention_heads,
+            bytes,
         })
     }
 
@@ -127,6 +129,10 @@ impl Bert {
 impl Encoder for Bert {
     fn dimensions(&self) -> usize {
         self.words.dims()[1]
+    }
+
+    fn parameter_bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn encode(
