@@ -86,10 +86,11 @@ impl Fused {
         let mut reserve = Reserve::new(bytes);
         let names = root.pp(config.family.names().layers);
         let layers = (0..config.num_hidden_layers).map(|index| {
+            let rounding = |layer, site| Rounding::new(smoothing, (layer, site), config.hidden_size);
             let last = index + 1 == config.num_hidden_layers;
             let rounding = layer::Roundings {
-                up: Rounding::new(smoothing, index, Site::FeedForward),
-                next: if last { Rounding::none() } else { Rounding::new(smoothing, index + 1, Site::Attention) },
+                up: rounding(index, Site::FeedForward),
+                next: if last { Rounding::none() } else { rounding(index + 1, Site::Attention) },
             };
             let factors = |site| smoothing.map(|smoothing| smoothing.vector(index, site));
             let factors = layer::Factors { attention: factors(Site::Attention), up: factors(Site::FeedForward) };
@@ -107,7 +108,7 @@ impl Fused {
             positions_max: config.positions(),
             types,
             norm: layer::norm(config, embeddings.pp("LayerNorm"))?,
-            rounding: Rounding::new(smoothing, 0, Site::Attention),
+            rounding: Rounding::new(smoothing, (0, Site::Attention), config.hidden_size),
             layers,
             heads: Heads { count: config.num_attention_heads, width },
             inner: config.intermediate_size,
@@ -201,3 +202,6 @@ fn positions(config: &Config, embeddings: &VarBuilder<'_>) -> candle_core::Resul
 fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
+
+#[cfg(test)]
+mod tests;

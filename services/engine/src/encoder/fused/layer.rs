@@ -26,8 +26,8 @@ pub(super) struct Layer {
     roundings: Roundings,
 }
 
-/// How rows are made ready for a product: in int8, divided by its factors.
-pub(super) struct Rounding(Vec<f32>);
+/// How rows are made ready for a product that reads no f32: in int8, multiplied by these. None: there is no such product.
+pub(super) struct Rounding(Option<Vec<f32>>);
 
 /// What the normalisations of a layer make their copies for.
 pub(super) struct Roundings {
@@ -144,22 +144,22 @@ impl Layer {
 // === impl Rounding ===
 
 impl Rounding {
-    /// For a product of an encoder with this smoothing; none: nothing is divided.
-    pub(super) fn new(smoothing: Option<&Smoothing>, layer: usize, site: Site) -> Self {
-        let factors = smoothing.map(|smoothing| smoothing.vector(layer, site)).unwrap_or_default();
-        Self(factors.into_iter().map(f32::recip).collect())
+    /// For a product with this site's inputs, so many, whose weights are multiplied by the site's factors.
+    pub(super) fn new(smoothing: Option<&Smoothing>, (layer, site): (usize, Site), inputs: usize) -> Self {
+        let inverse = |smoothing: &Smoothing| smoothing.vector(layer, site).into_iter().map(f32::recip).collect();
+        Self(Some(smoothing.map_or_else(|| vec![1.0; inputs], inverse)))
     }
 
-    /// For nothing that is computed.
+    /// For what no product reads.
     pub(super) fn none() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// The copy that a norm makes into this matrix.
     pub(super) fn copied<'a>(&'a self, copy: Option<&'a mut Matrix>) -> Copied<'a> {
-        match copy {
-            Some(copy) if copy.precision() == Precision::Bf16 => Copied::Bf16(copy),
-            Some(copy) if !self.0.is_empty() => Copied::Int8(copy, &self.0),
+        match (&self.0, copy) {
+            (Some(factors), Some(copy)) if copy.precision() == Precision::Int8 => Copied::Int8(copy, factors),
+            (Some(_), Some(copy)) => Copied::Bf16(copy),
             _ => Copied::None,
         }
     }

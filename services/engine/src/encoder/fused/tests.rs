@@ -1,0 +1,211 @@
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use kernels::Tier;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::encoder::bert::Bert;
+
+/// A checkpoint with weights that look random, on disk as the Hub would give it, and read back.
+struct Checkpoint {
+    config: Config,
+    weights: Weights,
+}
+
+/// Shapes of a checkpoint.
+#[derive(Clone, Copy)]
+struct Shape {
+    hidden: usize,
+    heads: usize,
+    inner: usize,
+}
+
+const SMALL: Shape = Shape { hidden: 64, heads: 2, inner: 96 };
+const WIDE: Shape = Shape { hidden: 128, heads: 2, inner: 160 };
+const WORDS: usize = 50;
+const POSITIONS: usize = 44;
+const LAYERS: usize = 3;
+
+fn checkpoint(model_type: &str, activation: &str, shape: Shape) -> Checkpoint {
+    let Shape { hidden, heads, inner } = shape;
+    let config = json!({
+        "model_type": model_type, "vocab_size": WORDS, "hidden_size": hidden, "num_hidden_layers": LAYERS,
+        "num_attention_heads": heads, "intermediate_size": inner, "hidden_act": activation, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": POSITIONS, "type_vocab_size": 2,
+    });
+    let config = Config::parse(config.to_string().as_bytes()).unwrap();
+    let names = config.family.names();
+    let mut shapes = vec![
+        ("embeddings.word_embeddings.weight".to_owned(), vec![WORDS, hidden]),
+        ("embeddings.position_embeddings.weight".to_owned(), vec![POSITIONS, hidden]),
+        ("embeddings.token_type_embeddings.weight".to_owned(), vec![2, hidden]),
+        ("embeddings.LayerNorm.weight".to_owned(), vec![hidden]),
+        ("embeddings.LayerNorm.bias".to_owned(), vec![hidden]),
+    ];
+    for layer in 0..LAYERS {
+        let mut dense = |name: &str, outputs: usize, inputs: usize| {
+            shapes.push((format!("{}.{layer}.{name}.weight", names.layers), vec![outputs, inputs]));
+            shapes.push((format!("{}.{layer}.{name}.bias", names.layers), vec![outputs]));
+        };
+        for name in [names.query, names.key, names.value, names.mixed] {
+            dense(name, hidden, hidden);
+        }
+        dense(names.up, inner, hidden);
+        dense(names.down, hidden, inner);
+        for name in [names.mixed_norm, names.down_norm] {
+            shapes.push((format!("{}.{layer}.{name}.weight", names.layers), vec![hidden]));
+            shapes.push((format!("{}.{layer}.{name}.bias", names.layers), vec![hidden]));
+        }
+    }
+    let mut seed = 7_u64;
+    let mut noise = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let mut tensor = |name: &str, shape: &[usize]| {
+        let is_scale = name.ends_with("orm.weight");
+        let size = if shape.len() == 2 { 2.0 / (shape[1] as f32).sqrt() } else { 0.3 };
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| noise() * size + f32::from(u8::from(is_scale))).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    let tensors: HashMap<_, _> = shapes.iter().map(|(name, shape)| (name.clone(), tensor(name, shape))).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    Checkpoint { config, weights: Weights::map(&path).unwrap() }
+}
+
+impl Checkpoint {
+    fn fused(&self, cpu: Cpu, precision: Precision) -> Fused {
+        Fused::load(&self.config, &self.weights, (cpu, precision), None).unwrap()
+    }
+}
+
+fn cpus() -> Vec<Cpu> {
+    Tier::ALL.into_iter().filter_map(Cpu::with).collect()
+}
+
+/// Texts of these lengths, each made of words of its own.
+fn texts(lengths: &[usize]) -> Vec<Vec<u32>> {
+    let word = |text: usize, position: usize| ((text * 31 + position * 17 + text * position) % WORDS) as u32;
+    lengths
+        .iter()
+        .enumerate()
+        .map(|(text, length)| (0..*length).map(|position| word(text, position)).collect())
+        .collect()
+}
+
+/// The vectors of all tokens, text by text.
+fn encode(encoder: &dyn Encoder, texts: &[&Vec<u32>], types: Option<&[u32]>) -> Vec<Vec<f32>> {
+    let ids = texts.iter().copied().flatten().copied().collect::<Vec<_>>();
+    let mut end = 0;
+    let ends = texts.iter().map(|text| {
+        end += text.len();
+        end
+    });
+    let ends: Vec<_> = ends.collect();
+    let width = encoder.dimensions();
+    let mut out = vec![0.0; ids.len() * width];
+    encoder.encode(Packed { ids: &ids, ends: &ends, types }, &|| true, &mut out).unwrap();
+    let mut rest = out.as_slice();
+    let mut take = |text: &Vec<u32>| {
+        let (own, others) = rest.split_at(text.len() * width);
+        rest = others;
+        own.to_vec()
+    };
+    texts.iter().map(|text| take(text)).collect()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// The kernels against candle: f32 to rounding, the others to what 8 and 7 bits leave of a vector of random weights.
+fn check(model_type: &str, activation: &str, shape: Shape) {
+    let checkpoint = checkpoint(model_type, activation, shape);
+    let reference = Bert::load(&checkpoint.config, &checkpoint.weights).unwrap();
+    let texts = texts(&[1, 7, 40, 2, 16]);
+    let texts: Vec<_> = texts.iter().collect();
+    let types: Vec<u32> = (0..66).map(|token| u32::from(token % 5 == 0)).collect();
+    for types in [None, Some(types.as_slice())] {
+        let expected = encode(&reference, &texts, types);
+        for cpu in cpus() {
+            for (precision, least) in [(Precision::F32, 0.999_999_9), (Precision::Bf16, 0.999), (Precision::Int8, 0.99)]
+            {
+                let found = encode(&checkpoint.fused(cpu, precision), &texts, types);
+                for (found, expected) in found.iter().zip(&expected) {
+                    let cosine = cosine(found, expected);
+                    assert!(cosine >= least, "{model_type} {activation} {} {precision}: {cosine}", cpu.tier());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_is_what_candle_makes_of_it() {
+    check("bert", "gelu", SMALL);
+    check("distilbert", "gelu", SMALL);
+    check("roberta", "gelu", WIDE);
+}
+
+#[test]
+fn activations_other_than_gelu_are_theirs_too() {
+    check("bert", "gelu_new", WIDE);
+    check("distilbert", "relu", SMALL);
+}
+
+#[test]
+fn shapes_without_kernels_are_told() {
+    let fits = |hidden, heads, inner| {
+        let shape = Shape { hidden, heads, inner };
+        super::fits(&checkpoint("bert", "gelu", shape).config)
+    };
+    assert!(fits(64, 2, 96) && fits(64, 1, 32));
+    assert!(!fits(64, 4, 96) && !fits(8, 2, 12) && !fits(64, 2, 100));
+}
+
+#[test]
+fn what_nobody_wants_is_not_computed() {
+    let fused = checkpoint("bert", "gelu", SMALL).fused(Cpu::best(), Precision::F32);
+    let batch = Packed { ids: &[1, 2], ends: &[2], types: None };
+    let error = fused.encode(batch, &|| false, &mut [0.0; 128]).unwrap_err();
+    assert_eq!(error.reason, Reason::Abandoned);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// The promise of the README: not a bit depends on the company, its order, or what the memory was used for before.
+    #[test]
+    fn a_text_has_the_same_bits_in_any_company(
+        lengths in prop::collection::vec(1_usize..40, 1..12),
+        order in any::<prop::sample::Index>(),
+        threads in 1_usize..4,
+    ) {
+        let checkpoint = checkpoint("bert", "gelu", SMALL);
+        let texts = texts(&lengths);
+        for cpu in cpus() {
+            for precision in Precision::ALL {
+                let fused = checkpoint.fused(cpu, precision);
+                let alone: Vec<_> = texts.iter().map(|text| encode(&fused, &[text], None).remove(0)).collect();
+                let turned: Vec<usize> =
+                    (0..texts.len()).map(|index| (index + order.index(texts.len())) % texts.len()).collect();
+                let company = || encode(&fused, &turned.iter().map(|index| &texts[*index]).collect::<Vec<_>>(), None);
+                let all = std::thread::scope(|scope| {
+                    let threads: Vec<_> = (0..threads).map(|_| scope.spawn(company)).collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+                });
+                for together in all {
+                    for (index, rows) in turned.iter().zip(&together) {
+                        prop_assert_eq!(rows, &alone[*index], "{} {}", cpu.tier(), precision);
+                    }
+                }
+            }
+        }
+    }
+}
