@@ -3,6 +3,7 @@
 mod add;
 mod admin;
 mod progress;
+mod quantize;
 mod replica;
 
 use anyhow::bail;
@@ -35,7 +36,14 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  tamis models add sentence-transformers/all-MiniLM-L6-v2 --task embedding\n  \
                             tamis models add distilbert/distilbert-base-uncased-finetuned-sst-2-english --name sst-2")]
     Add(add::Args),
-    /// Remove a model that was added: its manifest and its files.
+    /// Prepare an encoder of texts for int8: calibrate it, measure how near it stays to f32, write its manifest.
+    ///
+    /// The new model stands beside the old one and shares its files. Calibration runs the texts through the encoder and
+    /// looks which components grow large; texts such as the model will read serve it best.
+    #[command(after_help = "Examples:\n  tamis models quantize my-model\n  \
+                            tamis models quantize all-minilm-l6-v2 --texts sample.txt --as minilm-mine")]
+    Quantize(quantize::Args),
+    /// Remove a model that was added or made on this machine: its manifest and its files.
     #[command(after_help = "Example:\n  tamis models remove my-model")]
     Remove {
         /// Name of the model.
@@ -89,6 +97,7 @@ pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
             }
         }
         Command::Add(args) => add::add(&store, args)?,
+        Command::Quantize(args) => quantize::run(&store, &args)?,
         Command::Remove { name } => add::remove(&store, &name)?,
         Command::Verify(names) => verify(&store, &names)?,
         Command::Load(args) => admin::load(&args, home)?,

@@ -2,7 +2,7 @@
 
 mod data;
 mod report;
-mod vectors;
+pub(crate) mod vectors;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 

@@ -37,6 +37,17 @@ pub fn builtin_texts() -> Vec<String> {
     include_str!("quantize/texts.txt").lines().map(str::to_owned).collect()
 }
 
+/// A model for int8 beside the same in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// How near the vectors are.
+    pub measured: Measured,
+    /// Bytes of the parameters in f32, without a head.
+    pub exact_bytes: u64,
+    /// Bytes of the parameters in int8.
+    pub rounded_bytes: u64,
+}
+
 /// Whether a model can be prepared for int8 and computed so here.
 ///
 /// # Errors
@@ -107,7 +118,7 @@ pub fn prepared(manifest: &Manifest, name: ModelName, quantization: Quantization
 ///
 /// # Errors
 /// When the model can not be loaded, or a text not be computed.
-pub fn compare(files: &ModelFiles, texts: &[String], compute: Compute) -> Result<Measured, Error> {
+pub fn compare(files: &ModelFiles, texts: &[String], compute: Compute) -> Result<Comparison, Error> {
     let exact = ModelFiles { manifest: in_f32(&files.manifest), ..files.clone() };
     let [exact, rounded] = [&exact, files].map(|files| {
         let manifest = without_head(&files.manifest);
@@ -118,7 +129,11 @@ pub fn compare(files: &ModelFiles, texts: &[String], compute: Compute) -> Result
         let one = |text: &String| Ok(cosine(&vector(&exact, text)?, &vector(&rounded, text)?));
         texts.iter().map(one).collect::<Result<Vec<_>, Error>>()
     };
-    measured(&spread(texts, both)?.concat())
+    Ok(Comparison {
+        measured: measured(&spread(texts, both)?.concat())?,
+        exact_bytes: exact.info().parameter_bytes,
+        rounded_bytes: rounded.info().parameter_bytes,
+    })
 }
 
 /// The greatest magnitudes of each component, layer after layer, in each site after site.

@@ -3,8 +3,8 @@
 use std::{io::IsTerminal as _, sync::Arc};
 
 use engine::{
-    Content, ItemError, ModelFiles, Pool, PoolSettings, Role, TextInput, TextLimits, TextModel, TextOutput, Truncation,
-    Work, normalize,
+    Compute, Content, ItemError, ModelFiles, Parts, Pool, PoolSettings, Precision, PrecisionChoice, Role, TextInput,
+    TextLimits, TextModel, TextOutput, Truncation, Work, normalize,
     pool::{Call, Lane},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,7 +29,10 @@ pub(crate) struct Vectors {
 /// Embeds the texts on all cores, as the service embeds them by default.
 pub(crate) fn embed(files: &ModelFiles, texts: &[String]) -> anyhow::Result<Vectors> {
     let bytes_max = texts.iter().map(String::len).max().unwrap_or(0);
-    let model = Arc::new(TextModel::load(files, TextLimits { bytes_max, windows_max: 1 })?);
+    // A head serves its base in every precision, so that it is trained on the vectors that all of them stand around.
+    let compute = Compute { precision: PrecisionChoice::Only(Precision::F32), ..Compute::default() };
+    let limits = TextLimits { bytes_max, windows_max: 1 };
+    let model = Arc::new(TextModel::load_sharing(files, limits, &Parts::new(compute))?);
     let info = model.info();
     let dimensions = info.dimensions as usize;
     let values = Vec::with_capacity(texts.len() * dimensions);

@@ -3,7 +3,7 @@
 //! A product of rows X and weights W is one of X / s and s W for any factors s, one for each input. Factors that are large
 //! where the activations are make both sides about equally hard to round to 8 bits (SmoothQuant, Xiao et al., 2022).
 
-use std::{fmt, str::FromStr};
+use std::{f32::consts::SQRT_2, fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ const COLUMNS: usize = 96;
 const STEPS: i32 = 8;
 /// 2^(i/8): written down, because systems differ in the last digit of what they compute for it.
 const FRACTIONS: [f32; STEPS as usize] =
-    [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, 1.414_213_5, 1.542_210_8, 1.681_792_9, 1.834_008];
+    [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, SQRT_2, 1.542_210_8, 1.681_792_9, 1.834_008];
 
 /// How an encoder was prepared for int8: the table `[quantization]`. `tamis models quantize` writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
