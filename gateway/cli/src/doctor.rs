@@ -1,6 +1,7 @@
 //! `tamis doctor`: looks at everything that a mesh on this machine needs, and says what to do.
 
 mod certificates;
+mod compute;
 mod finding;
 mod machine;
 mod models;
@@ -11,7 +12,7 @@ use std::{num::NonZero, path::Path, time::SystemTime};
 
 use anyhow::bail;
 use chassis::units::ByteSize;
-use engine::Store;
+use engine::{Compute, Store, Tier};
 
 use self::{
     finding::{Finding, Mark},
@@ -61,12 +62,13 @@ pub(crate) fn run(args: &Args, home: &Home, variables: &Variables) -> anyhow::Re
 fn examine(args: &Args, home: &Home, variables: &Variables) -> anyhow::Result<Vec<Finding>> {
     let record = Record::read(home).filter(|record| services::is_alive(record.pid));
     let depth = if args.deep { Depth::Digests } else { Depth::Records };
-    let (needed, mut findings) = needed(home, variables);
+    let (needed, computes, mut findings) = needed(home, variables);
     let folder = Folder::new(home.certs());
     findings.extend(certificates::check(&folder, &Leaf::of_the_mesh()?, SystemTime::now()));
     let (models, size) = models::check(&Store::new(home.data()), &needed, depth);
     findings.extend(models);
     findings.extend(machine(home, size, record.is_some()));
+    findings.extend(computes.iter().map(|(role, compute)| compute::judge(role.name(), *compute, Tier::detect())));
     findings.extend(ports(record.as_ref()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &record {
@@ -79,12 +81,15 @@ fn examine(args: &Args, home: &Home, variables: &Variables) -> anyhow::Result<Ve
     Ok(findings)
 }
 
-/// The models that the services load, and configurations that cannot be used.
-fn needed(home: &Home, variables: &Variables) -> (Vec<String>, Vec<Finding>) {
-    let (mut names, mut findings) = (Vec::new(), Vec::new());
+/// The models that the services load, what computes them, and configurations that cannot be used.
+fn needed(home: &Home, variables: &Variables) -> (Vec<String>, Vec<(Role, Compute)>, Vec<Finding>) {
+    let (mut names, mut computes, mut findings) = (Vec::new(), Vec::new(), Vec::new());
     for role in [Role::Gateway].into_iter().chain(Role::SERVICES) {
-        match serve::models(role, home, variables) {
-            Ok(models) => names.extend(models),
+        match serve::hosting(role, home, variables) {
+            Ok(hosting) => {
+                names.extend(hosting.models);
+                computes.extend(hosting.compute.map(|compute| (role, compute)));
+            }
             Err(error) => {
                 let prefix = role.name().to_uppercase();
                 let help = format!("correct the variables TAMIS_{prefix}__... of the environment");
@@ -92,7 +97,7 @@ fn needed(home: &Home, variables: &Variables) -> (Vec<String>, Vec<Finding>) {
             }
         }
     }
-    (names, findings)
+    (names, computes, findings)
 }
 
 fn machine(home: &Home, models: ByteSize, runs: bool) -> Vec<Finding> {
@@ -105,6 +110,8 @@ fn machine(home: &Home, models: ByteSize, runs: bool) -> Vec<Finding> {
     let data = home.data();
     vec![
         machine::judge_cpu(&text("/proc/cpuinfo")),
+        compute::judge_kernels(Tier::detect()),
+        compute::judge_pages(read("/sys/kernel/mm/transparent_hugepage/enabled").as_deref()),
         machine::judge_cores(cores, cgroup("cpu.max").as_deref()),
         machine::judge_memory(memory, models, runs),
         machine::judge_disk(&data.display().to_string(), free(data)),

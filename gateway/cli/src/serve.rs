@@ -11,6 +11,7 @@ use chassis::{
     config::{self, Layer, Settings},
     telemetry::{self, LogSettings},
 };
+use engine::Compute;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -71,15 +72,27 @@ pub(crate) fn run(role: Role, args: Args, home: Option<&Home>, variables: &Varia
     }
 }
 
-/// Names of the models that a process of this role would load without a file of its own.
-pub(crate) fn models(role: Role, home: &Home, variables: &Variables) -> anyhow::Result<Vec<String>> {
+/// What a process of a role would host without a file of its own.
+pub(crate) struct Hosting {
+    /// Names of the models that it would load.
+    pub(crate) models: Vec<String>,
+    /// What would compute them; `None`: the role computes nothing.
+    pub(crate) compute: Option<Compute>,
+}
+
+/// Reads the configuration of a role.
+pub(crate) fn hosting(role: Role, home: &Home, variables: &Variables) -> anyhow::Result<Hosting> {
     let layers = layers(role, Some(home), None, variables);
-    Ok(match role {
-        Role::Gateway => config::load::<gateway::Settings>(role.name(), &layers).map(|_| Vec::new())?,
-        Role::Embedding => config::load::<embedding::Settings>(role.name(), &layers)?.host.models,
-        Role::Classification => config::load::<classification::Settings>(role.name(), &layers)?.host.models,
-        Role::Vision => config::load::<vision::Settings>(role.name(), &layers)?.host.models,
-    })
+    let host = match role {
+        Role::Gateway => {
+            config::load::<gateway::Settings>(role.name(), &layers)?;
+            return Ok(Hosting { models: Vec::new(), compute: None });
+        }
+        Role::Embedding => config::load::<embedding::Settings>(role.name(), &layers)?.host,
+        Role::Classification => config::load::<classification::Settings>(role.name(), &layers)?.host,
+        Role::Vision => config::load::<vision::Settings>(role.name(), &layers)?.host,
+    };
+    Ok(Hosting { models: host.models, compute: Some(host.compute) })
 }
 
 /// What the data directory says: where models and certificates are. It goes below the file.

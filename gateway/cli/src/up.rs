@@ -97,7 +97,7 @@ fn models(replicas: Replicas, home: &Home, variables: &Variables) -> anyhow::Res
     let store = Store::new(home.data());
     // The gateway has no models, but its configuration is checked here too, before anything is pulled.
     for role in [Role::Gateway].into_iter().chain(replicas.services().map(|(role, _)| role)) {
-        for name in serve::models(role, home, variables)? {
+        for name in serve::hosting(role, home, variables)?.models {
             let manifest = store.manifest(&name)?;
             let how = if store.is_present(&manifest) { "on this machine" } else { "to be pulled" };
             tell(format!("Model         {name}, {how}"));

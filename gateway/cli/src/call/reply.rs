@@ -20,7 +20,13 @@ pub(crate) trait Reply {
 /// The model that answered.
 pub(crate) fn model(model: Option<&pb::ModelInfo>) -> Value {
     model.map_or(Value::Null, |model| {
-        json!({ "model": model.model, "revision": model.revision, "device": model.device, "dtype": model.dtype })
+        json!({
+            "model": model.model,
+            "revision": model.revision,
+            "device": model.device,
+            "dtype": model.dtype,
+            "compute_path": model.compute_path,
+        })
     })
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn judge_cpu(cpuinfo: &str) -> Finding {
     };
     let has = |flag: &str| flags.split_whitespace().any(|known| known == flag);
     if has("asimd") {
-        return Finding::ok(CHECK, model, "NEON; computes in f32");
+        return Finding::ok(CHECK, model, "NEON");
     }
     let known = [
         ("avx2", "AVX2"),
@@ -47,7 +47,7 @@ pub(crate) fn judge_cpu(cpuinfo: &str) -> Finding {
         return Finding::warn(CHECK, model, what)
             .help("use a processor from 2015 or later, or a VM that passes them on");
     }
-    Finding::ok(CHECK, model, format!("{}; computes in f32, BF16 and VNNI are not used", names.join(", ")))
+    Finding::ok(CHECK, model, names.join(", "))
 }
 
 /// Cores, and what a container lets this process have of them, by cgroup's cpu.max.
@@ -180,8 +180,8 @@ mod tests {
     fn the_features_of_a_processor_are_named() {
         let cpu = |flags: &str| judge_cpu(&format!("processor\t: 0\nmodel name\t: Fast\nflags\t\t: fpu {flags}\n"));
         let all = "avx2 fma avx512f avx512_vnni avx512_bf16";
-        check(&cpu(all), Mark::Ok, "AVX2, FMA, AVX-512 F, AVX-512 BF16, AVX-512 VNNI; computes in f32");
-        check(&cpu("avx2 fma"), Mark::Ok, "AVX2, FMA;");
+        check(&cpu(all), Mark::Ok, "AVX2, FMA, AVX-512 F, AVX-512 BF16, AVX-512 VNNI");
+        check(&cpu("avx2 fma"), Mark::Ok, "AVX2, FMA");
         check(&cpu("avx2"), Mark::Warn, "no AVX2 with FMA");
         check(&judge_cpu("Features\t: fp asimd\n"), Mark::Ok, "NEON");
         check(&judge_cpu(""), Mark::Warn, "cannot be read");
