@@ -55,7 +55,7 @@ async fn a_healthy_mesh_has_nothing_to_complain_of() {
         check(&findings, ("certificate", stem), "ok", &["days left"]);
     }
     check(&findings, ("model", "all-minilm-l6-v2"), "ok", &["digest"]);
-    for name in ["processor", "cores", "memory", "disk", "open files", "clock"] {
+    for name in ["processor", "kernels", "huge pages", "precision", "cores", "memory", "disk", "open files", "clock"] {
         assert!(findings.iter().any(|finding| finding["check"] == name), "no {name} in {findings:#?}");
     }
     let table = tamis(mesh.folder.path(), &["doctor"]).await;

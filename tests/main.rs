@@ -34,6 +34,7 @@ mod lite2;
 mod malformed;
 mod model_admin;
 mod models;
+mod precision;
 mod reference;
 mod reflection;
 mod rerank;

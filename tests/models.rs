@@ -38,6 +38,7 @@ async fn the_models_of_all_services_are_listed_by_name() {
         let is_head = model.name == head.name;
         let licence = if is_head { "MIT" } else { "Apache-2.0" };
         assert_eq!((model.licence.as_str(), model.device.as_str(), model.dtype.as_str()), (licence, "cpu", "f32"));
+        assert!(!model.compute_path.is_empty(), "{}", model.name);
         assert!(model.is_default || is_head, "{}", model.name);
         assert!(model.file_digests.values().all(|digest| digest.len() == 71 && digest.starts_with("sha256:")));
         assert!(model.file_digests.contains_key("model.safetensors"), "{:?}", model.file_digests);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Channels, Folder, GATEWAY, connect, credentials,
-    process::{Process, show_logs},
+    process::{EXACT, Process, show_logs},
 };
 
 /// A process of a mesh, by its record.
@@ -39,7 +39,8 @@ impl Mesh {
     pub(crate) fn start(replicas: &str) -> Self {
         let folder = Folder::new();
         let log = folder.path().join("up.log");
-        let process = Process::start(folder.path(), log, &["up", "--listen", "127.0.0.1:0", "--replicas", replicas]);
+        let process =
+            Process::start(folder.path(), log, &["up", "--listen", "127.0.0.1:0", "--replicas", replicas], &EXACT);
         let printed = process.read_until("The mesh is ready.");
         Self { folder, printed, process: Mutex::new(process) }
     }

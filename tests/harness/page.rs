@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
-use super::{Finished, Folder, PATIENCE, fixtures, process::Process};
+use super::{
+    Finished, Folder, PATIENCE, fixtures,
+    process::{EXACT, Process},
+};
 
 /// The address that pages show, where a mesh of a test has another.
 const ADDRESS: &str = "127.0.0.1:8443";
@@ -79,7 +82,7 @@ pub(crate) async fn mesh_page(name: &str, page: &Page, variables: &[(&str, &str)
 fn up(data: &Path, arguments: &str) -> (Process, Vec<String>) {
     let listen = ["up", "--listen", "127.0.0.1:0"].into_iter();
     let arguments: Vec<_> = listen.chain(arguments.split_whitespace()).collect();
-    let mesh = Process::start(data, data.join("up.log"), &arguments);
+    let mesh = Process::start(data, data.join("up.log"), &arguments, &EXACT);
     let lines = mesh.read_until("The mesh is ready.");
     (mesh, lines)
 }

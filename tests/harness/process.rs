@@ -22,6 +22,13 @@ const LEASH: &str = r#""$@" & echo $!; exec >&-; read -r _; kill -TERM $!; wait 
 /// Log filter.
 const CALLS: &str = "info,gateway=debug,chassis=debug";
 
+/// Lets all services compute in f32: reference values and documented answers are to hold on every CPU.
+pub(super) const EXACT: [(&str, &str); 3] = [
+    ("TAMIS_EMBEDDING__COMPUTE__PRECISION", "f32"),
+    ("TAMIS_CLASSIFICATION__COMPUTE__PRECISION", "f32"),
+    ("TAMIS_VISION__COMPUTE__PRECISION", "f32"),
+];
+
 /// A `tamis` process.
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -33,14 +40,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `tamis` with these arguments; its standard error goes to `log`.
+    /// Starts `tamis` with these arguments and environment variables; its standard error goes to `log`.
     ///
     /// It finds no program and no network: once the models are there, a mesh needs neither.
-    pub(crate) fn start(data: &Path, log: PathBuf, arguments: &[&str]) -> Self {
+    pub(crate) fn start(data: &Path, log: PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut leash = Command::new("/bin/sh")
             .args(["-c", LEASH, "sh"])
             .arg(binary::path())
             .args(arguments)
+            .envs(variables.iter().copied())
             .env("TAMIS_DATA_DIR", data)
             .env("PATH", "")
             .env("HTTPS_PROXY", "http://127.0.0.1:9")

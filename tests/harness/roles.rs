@@ -106,9 +106,12 @@ async fn run(folder: &Folder, role: &str, name: &str, (before, after): (&str, &s
     let server = format!(
         "[server]\nname = {name:?}\nlisten = {any:?}\nadmin_listen = {any:?}\nhealth_listen = {any:?}\nannounce = {announce:?}\n"
     );
+    // As a mesh of `tamis up` has it, unless the test is about it.
+    let computes = role != "gateway" && !before.contains("[compute]");
+    let compute = if computes { "[compute]\nprecision = \"f32\"\n" } else { "" };
     // What stands in no table comes first.
-    fs::write(&config, format!("{before}\n{server}{after}")).unwrap();
-    let process = Process::start(folder.path(), file("log"), &[role, "--config", config.to_str().unwrap()]);
+    fs::write(&config, format!("{before}\n{server}{compute}{after}")).unwrap();
+    let process = Process::start(folder.path(), file("log"), &[role, "--config", config.to_str().unwrap()], &[]);
     let at = eventually(name, async || serde_json::from_slice(&fs::read(&announce).ok()?).ok()).await;
     Running { process, at }
 }
