@@ -2,8 +2,10 @@
 
 use proto::{
     classification::v1::{self as classification, classify_result::Outcome},
+    embedding::v1::{self as embedding, count_tokens_result, embed_input::Input},
     vision::v1 as pb,
 };
+use tokenizers::Tokenizer;
 
 use crate::harness::{Photo, classify, embed, image, lee_similarities, lee_texts, mesh, photos, see, vector};
 
@@ -14,6 +16,40 @@ async fn embeddings_have_the_reference_components() {
     let expected = [0.033_241_59, 0.004_406_11, -0.006_276_97, 0.048_378_75, -0.138_702_27, -0.033_617_4];
     for (component, expected) in vector(&response.results[0]).iter().zip(expected) {
         assert!((component - expected).abs() < 1e-4, "{component} instead of {expected}");
+    }
+}
+
+#[tokio::test]
+async fn texts_have_the_tokens_of_the_publishers_tokenizer() {
+    let mesh = mesh();
+    let mut client = mesh.client().await.embedding();
+    let mut tokenizer =
+        Tokenizer::from_file(mesh.folder.path().join("models/all-minilm-l6-v2/tokenizer.json")).unwrap();
+    tokenizer.with_padding(None).with_truncation(None).unwrap();
+    let ids = |text: &str| tokenizer.encode_fast(text, true).unwrap().get_ids().to_vec();
+    // News and documentation: quotes, dashes, arrows, code.
+    let pages =
+        [include_str!("../README.md"), include_str!("../ARCHITECTURE.md"), include_str!("../docs/operating.md")];
+    let lines = pages.iter().flat_map(|page| page.lines()).map(str::to_owned).chain(lee_texts());
+    let texts: Vec<_> = lines.filter(|line| !line.trim().is_empty()).collect();
+    assert!(texts.len() > 400, "{}", texts.len());
+    for some in texts.chunks(50) {
+        let request = embedding::CountTokensRequest { texts: some.to_vec(), ..Default::default() };
+        let counted = client.count_tokens(request).await.unwrap().into_inner();
+        for (text, result) in some.iter().zip(counted.results) {
+            let count = ids(text).len() as u32;
+            assert_eq!(result.outcome, Some(count_tokens_result::Outcome::TokenCount(count)), "{text}");
+        }
+    }
+    // A vector tells the ids: with the ids themselves as input it is the same.
+    let some: Vec<_> = texts.iter().step_by(10).filter(|text| ids(text).len() <= 256).collect();
+    let by_ids = some.iter().map(|text| Input::TokenIds(embedding::TokenIds { ids: ids(text) }));
+    let inputs = by_ids.map(|input| embedding::EmbedInput { input: Some(input) }).collect();
+    let expected = client.embed(embedding::EmbedRequest { inputs, ..Default::default() }).await.unwrap().into_inner();
+    let found = client.embed(embed(some.iter().map(|text| text.as_str()))).await.unwrap().into_inner();
+    for ((found, expected), text) in found.results.iter().zip(&expected.results).zip(some) {
+        let far = vector(found).iter().zip(vector(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-5, "{far} away: {text}");
     }
 }
 

@@ -5,17 +5,28 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use tokenizers::{Encoding, PostProcessor as _, Tokenizer, TruncationDirection};
+use tokenizers::Tokenizer;
 
 use crate::{Error, ItemError, Reason, text::TextLimits};
 
 mod fit;
+mod template;
+#[cfg(test)]
+mod tests;
+mod wordpiece;
 
-use self::fit::{Ends, Fit};
+use self::{
+    fit::{Ends, Fit},
+    template::Template,
+    wordpiece::WordPiece,
+};
 
 /// A tokenizer that neither pads nor cuts on its own: published tokenizer.json files often carry settings for both.
 pub(crate) struct Tokens {
     tokenizer: Tokenizer,
+    template: Template,
+    /// Gives the same ids sooner, if the tokenizer is of its kind.
+    fast: Option<WordPiece>,
     limits: TextLimits,
     /// Most tokens of one text, special tokens included.
     max: usize,
@@ -42,7 +53,7 @@ pub struct First {
     text: String,
     /// It is never cut, and may use half of the model's tokens.
     whole: bool,
-    encoding: OnceLock<Result<Encoding, ItemError>>,
+    ids: OnceLock<Result<Vec<u32>, ItemError>>,
 }
 
 /// A text's tokens, in the windows in which it is computed.
@@ -68,13 +79,13 @@ impl First {
     /// A text that may be cut, like the second one.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { text: text.into(), whole: false, encoding: OnceLock::new() })
+        Arc::new(Self { text: text.into(), whole: false, ids: OnceLock::new() })
     }
 
     /// A query: it is read whole, or the pair fails.
     #[must_use]
     pub fn query(text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { text: text.into(), whole: true, encoding: OnceLock::new() })
+        Arc::new(Self { text: text.into(), whole: true, ids: OnceLock::new() })
     }
 
     /// Bytes of the text.
@@ -86,7 +97,7 @@ impl First {
     /// Why no pair with this text can be computed, once one was tried.
     #[must_use]
     pub fn failure(&self) -> Option<&ItemError> {
-        self.encoding.get()?.as_ref().err()
+        self.ids.get()?.as_ref().err()
     }
 }
 
@@ -98,23 +109,24 @@ impl Tokens {
         let refuse = |error: tokenizers::Error| Error::load(path.display(), error);
         let mut tokenizer = Tokenizer::from_file(path).map_err(refuse)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(refuse)?;
-        Ok(Self { tokenizer, limits, max: max as usize, vocabulary })
+        let template = Template::learn(&tokenizer).map_err(|why| Error::load(path.display(), why))?;
+        let fast = WordPiece::of(&tokenizer);
+        tracing::debug!(path = %path.display(), fast = fast.is_some(), "tokenizer loaded");
+        Ok(Self { tokenizer, template, fast, limits, max: max as usize, vocabulary })
     }
 
     /// The tokens of a text behind its prompt, special tokens included.
     pub(crate) fn text(&self, prompt: &str, text: &str, truncation: Truncation) -> Result<Tokenized, ItemError> {
-        let encoding = self.encode(prompt, text)?;
-        if encoding.len() <= self.max {
-            return Ok(Tokenized::one(Window { ids: encoding.get_ids().to_vec(), types: None }, false));
+        let ids = self.encode(prompt, text)?;
+        if ids.len() <= self.max {
+            return Ok(Tokenized::one(Window { ids, types: None }, false));
         }
-        let mask = encoding.get_special_tokens_mask();
-        let special = |mask: &mut dyn Iterator<Item = &u32>| mask.take_while(|special| **special == 1).count();
         // What the template puts around a text stays: the model has never seen one without it. So does the prompt.
-        let mut ends = Ends { head: special(&mut mask.iter()), tail: special(&mut mask.iter().rev()) };
+        let mut ends = self.template.ends();
         if matches!(truncation, Truncation::Start | Truncation::ChunkMean) && !prompt.is_empty() {
             ends.head += self.prompt_tokens(prompt, text)?;
         }
-        self.fit(truncation).cut(encoding.get_ids(), ends)
+        self.fit(truncation).cut(&ids, ends)
     }
 
     /// How many tokens [`Self::text`] would compute if the model took any number.
@@ -141,11 +153,11 @@ impl Tokens {
 
     /// The tokens of two texts that are read together.
     pub(crate) fn pair(&self, first: &First, second: &str, truncation: Truncation) -> Result<Tokenized, ItemError> {
-        let first_encoding = first.encoding.get_or_init(|| self.first(first)).clone()?;
+        let first_ids = first.ids.get_or_init(|| self.first(first)).as_ref().map_err(Clone::clone)?;
         self.check(second)?;
-        let second_encoding = self.part(second)?;
-        let special = self.tokenizer.get_post_processor().map_or(0, |template| template.added_tokens(true));
-        let (a, b, room) = (first_encoding.len(), second_encoding.len(), self.max.saturating_sub(special));
+        let second_ids = self.part(second)?;
+        let special = self.template.pair_specials();
+        let (a, b, room) = (first_ids.len(), second_ids.len(), self.max.saturating_sub(special));
         let truncated = a + b > room;
         let (a, b) = match truncation {
             _ if !truncated => (a, b),
@@ -159,39 +171,25 @@ impl Tokens {
         if a == 0 || b == 0 {
             return Err(ItemError::new(Reason::TooLong, format!("{} tokens have no room for both texts", self.max)));
         }
-        let cut = |mut encoding: Encoding, length: usize| {
-            encoding.truncate(length, 0, TruncationDirection::Right);
-            // What was cut off is kept there, and the template would be set around it as well.
-            encoding.take_overflowing();
-            encoding
-        };
-        let (first, second) = (cut(first_encoding, a), cut(second_encoding, b));
-        let pair = self.tokenizer.post_process(first, Some(second), true).map_err(|error| failed(&error))?;
-        let window = Window { ids: pair.get_ids().to_vec(), types: Some(pair.get_type_ids().to_vec()) };
-        Ok(Tokenized::one(window, truncated))
+        Ok(Tokenized::one(self.template.around_both(&first_ids[..a], &second_ids[..b]), truncated))
     }
 
-    fn first(&self, first: &First) -> Result<Encoding, ItemError> {
+    fn first(&self, first: &First) -> Result<Vec<u32>, ItemError> {
         self.check(&first.text)?;
-        let encoding = self.part(&first.text)?;
-        if first.whole && encoding.len() > self.max / 2 {
-            let message =
-                format!("the query has {} tokens, half of the model's {} are its bound", encoding.len(), self.max);
+        let ids = self.part(&first.text)?;
+        if first.whole && ids.len() > self.max / 2 {
+            let message = format!("the query has {} tokens, half of the model's {} are its bound", ids.len(), self.max);
             return Err(ItemError::new(Reason::TooLong, message));
         }
-        Ok(encoding)
+        Ok(ids)
     }
 
-    /// A text's own tokens, without the template's.
-    fn part(&self, text: &str) -> Result<Encoding, ItemError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed(&error))?;
-        if encoding.is_empty() {
-            return Err(ItemError::new(Reason::Empty, "the text has no token"));
-        }
-        Ok(encoding)
+    /// The ids of a text that is a part of a pair.
+    fn part(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        not_empty(self.content(text)?)
     }
 
-    fn encode(&self, prompt: &str, text: &str) -> Result<Encoding, ItemError> {
+    fn encode(&self, prompt: &str, text: &str) -> Result<Vec<u32>, ItemError> {
         self.check(text)?;
         let prompted;
         let whole = if prompt.is_empty() {
@@ -200,11 +198,19 @@ impl Tokens {
             prompted = format!("{prompt}{text}");
             &prompted
         };
-        let encoding = self.tokenizer.encode_fast(whole, true).map_err(|error| failed(&error))?;
-        if encoding.is_empty() {
-            return Err(ItemError::new(Reason::Empty, "the text has no token"));
+        not_empty(self.template.around(&self.content(whole)?))
+    }
+
+    /// A text's own ids, without the template's.
+    fn content(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        let slow = |text: &str| {
+            let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed(&error))?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        match &self.fast {
+            Some(fast) => fast.encode(text, slow),
+            None => slow(text),
         }
-        Ok(encoding)
     }
 
     fn check(&self, text: &str) -> Result<(), ItemError> {
@@ -220,15 +226,8 @@ impl Tokens {
 
     /// Tokens that lie in the prompt. Asked only for a text that is cut: it is tokenized again, with its offsets.
     fn prompt_tokens(&self, prompt: &str, text: &str) -> Result<usize, ItemError> {
-        let encoding = self.tokenizer.encode(format!("{prompt}{text}"), true).map_err(|error| failed(&error))?;
-        let inside = |((_, end), special): (&(usize, usize), &u32)| *special == 0 && *end <= prompt.len();
-        let (offsets, mask) = (encoding.get_offsets(), encoding.get_special_tokens_mask());
-        Ok(offsets
-            .iter()
-            .zip(mask)
-            .skip_while(|(_, special)| **special == 1)
-            .take_while(|token| inside(*token))
-            .count())
+        let encoding = self.tokenizer.encode(format!("{prompt}{text}"), false).map_err(|error| failed(&error))?;
+        Ok(encoding.get_offsets().iter().take_while(|(_, end)| *end <= prompt.len()).count())
     }
 
     fn fit(&self, truncation: Truncation) -> Fit {
@@ -242,6 +241,10 @@ impl Tokenized {
     fn one(window: Window, truncated: bool) -> Self {
         Self { tokens: window.ids.len() as u32, windows: vec![window], truncated }
     }
+}
+
+fn not_empty(ids: Vec<u32>) -> Result<Vec<u32>, ItemError> {
+    if ids.is_empty() { Err(ItemError::new(Reason::Empty, "the text has no token")) } else { Ok(ids) }
 }
 
 fn too_long(tokens: usize, max: usize) -> ItemError {
