@@ -232,7 +232,7 @@ impl Model for ImageModel {
         1
     }
 
-    fn run(&self, inputs: Vec<Self::Input>, watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>> {
+    fn run(&self, inputs: &[&Self::Input], watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>> {
         inputs.iter().map(|input| self.run_one(input, watch)).collect()
     }
 }
@@ -268,13 +268,13 @@ mod tests {
     fn a_bad_image_fails_alone() {
         let (model, wanted) = (model(), || true);
         let good = encoded(&photo(64, 48), ImageFormat::Png);
-        let inputs = vec![
-            input(good.clone(), ImageOutputKind::Logits),
-            input(good[..200].to_vec(), ImageOutputKind::Logits),
-            input(good, ImageOutputKind::Features),
+        let inputs = [
+            &input(good.clone(), ImageOutputKind::Logits),
+            &input(good[..200].to_vec(), ImageOutputKind::Logits),
+            &input(good, ImageOutputKind::Features),
         ];
         let mut watch = Watch::start(&wanted);
-        let outputs = model.run(inputs, &mut watch);
+        let outputs = model.run(&inputs, &mut watch);
         let logits = outputs[0].as_ref().unwrap();
         assert_eq!((logits.values.len(), logits.pixels), (1000, 64 * 48));
         assert_eq!(outputs[1].as_ref().unwrap_err().reason, Reason::BadImage);
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn abandoned_images_are_not_decoded() {
-        let outputs = model().run(vec![input(vec![], ImageOutputKind::Logits)], &mut Watch::start(&|| false));
+        let outputs = model().run(&[&input(vec![], ImageOutputKind::Logits)], &mut Watch::start(&|| false));
         assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Abandoned);
     }
 
@@ -302,7 +302,7 @@ mod tests {
             crop: None,
             output: ImageOutputKind::Logits,
         };
-        let outputs = model.run(vec![raw(255), raw(127)], &mut Watch::start(&|| true));
+        let outputs = model.run(&[&raw(255), &raw(127)], &mut Watch::start(&|| true));
         assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Engine);
         assert!(outputs[1].is_ok());
     }

@@ -21,9 +21,10 @@ pub trait Model: Send + Sync + 'static {
 
     /// Computes all inputs and returns one outcome per input, in their order.
     ///
-    /// An input that cannot be computed fails alone. `watch` divides the time between preparation and compute, and says
-    /// when nobody waits for the result any more.
-    fn run(&self, inputs: Vec<Self::Input>, watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>>;
+    /// An input that cannot be computed fails alone. The pool computes inputs again that failed with [`Reason::Engine`]
+    /// among others, and all if this panics, so that in the end those fail that do so by themselves. `watch` divides the
+    /// time between preparation and compute, and says when nobody waits for the result any more.
+    fn run(&self, inputs: &[&Self::Input], watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>>;
 }
 
 /// A stopwatch for the two kinds of work, and the word that the work is still wanted.

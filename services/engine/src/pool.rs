@@ -1,8 +1,9 @@
 //! Runs models for many callers at once: a bounded queue in front of one worker thread per core.
 //!
-//! A call is cut into chunks of whole items. A worker takes the next chunk, tops up from what already waits of the same
-//! model, and runs it: nothing ever waits for a batch to fill, because one text already uses a core fully. What is late
-//! or abandoned leaves the queue before it is computed.
+//! A call is cut into chunks of whole items. A worker takes the next chunk, tops
+//! up from what already waits of the same model, and runs it: nothing ever waits for a batch to fill, because one text
+//! already uses a core fully. What is late or abandoned leaves the queue before it is computed. An input on which the
+//! model fails, even if that harms all that ran with it, fails alone.
 
 use std::{
     io,
@@ -17,6 +18,7 @@ use tokio::sync::Semaphore;
 use self::{call::Ticket, cut::cut, queue::Queue};
 use crate::{Error, ItemError, Model};
 
+mod bisect;
 mod call;
 mod cut;
 mod queue;

@@ -199,12 +199,12 @@ impl TextModel {
         self.over.as_ref().map(|over| &over.base)
     }
 
-    fn tokenize(&self, TextInput { content, work }: TextInput) -> Result<Tokenized, ItemError> {
+    fn tokenize(&self, TextInput { content, work }: &TextInput) -> Result<Tokenized, ItemError> {
         match (content, work) {
-            (Content::Text(text, role), Work::Compute(cut)) => self.tokens.text(self.prompt(role), &text, cut),
-            (Content::Text(text, role), Work::Count) => self.tokens.count(self.prompt(role), &text),
-            (Content::Tokens(ids), Work::Compute(cut)) => self.tokens.ids(ids, cut),
-            (Content::Pair(first, second), Work::Compute(cut)) => self.tokens.pair(&first, &second, cut),
+            (Content::Text(text, role), Work::Compute(cut)) => self.tokens.text(self.prompt(*role), text, *cut),
+            (Content::Text(text, role), Work::Count) => self.tokens.count(self.prompt(*role), text),
+            (Content::Tokens(ids), Work::Compute(cut)) => self.tokens.ids(ids, *cut),
+            (Content::Pair(first, second), Work::Compute(cut)) => self.tokens.pair(first, second, *cut),
             (Content::Tokens(_) | Content::Pair(..), Work::Count) => {
                 Err(ItemError::new(Reason::BadParameter, "only the tokens of a text are counted"))
             }
@@ -255,8 +255,8 @@ impl Model for TextModel {
         u32::try_from(units).unwrap_or(u32::MAX).max(1)
     }
 
-    fn run(&self, inputs: Vec<TextInput>, watch: &mut Watch<'_>) -> Vec<Result<TextOutput, ItemError>> {
-        let tokenized: Vec<_> = inputs.into_iter().map(|input| self.tokenize(input)).collect();
+    fn run(&self, inputs: &[&TextInput], watch: &mut Watch<'_>) -> Vec<Result<TextOutput, ItemError>> {
+        let tokenized: Vec<_> = inputs.iter().map(|input| self.tokenize(input)).collect();
         let (mut ids, mut types, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for window in tokenized.iter().flatten().flat_map(|text| &text.windows) {
             ids.extend_from_slice(&window.ids);

@@ -136,7 +136,7 @@ impl Tokens {
     }
 
     /// Tokens that the caller made.
-    pub(crate) fn ids(&self, ids: Vec<u32>, truncation: Truncation) -> Result<Tokenized, ItemError> {
+    pub(crate) fn ids(&self, ids: &[u32], truncation: Truncation) -> Result<Tokenized, ItemError> {
         if ids.is_empty() {
             return Err(ItemError::new(Reason::Empty, "there are no token ids"));
         }
@@ -145,10 +145,10 @@ impl Tokens {
             return Err(ItemError::new(Reason::BadParameter, message));
         }
         if ids.len() <= self.max {
-            return Ok(Tokenized::one(Window { ids, types: None }, false));
+            return Ok(Tokenized::one(Window { ids: ids.to_vec(), types: None }, false));
         }
         // Nobody knows which of them are special; in every template the first and the last are.
-        self.fit(truncation).cut(&ids, Ends { head: 1, tail: 1 })
+        self.fit(truncation).cut(ids, Ends { head: 1, tail: 1 })
     }
 
     /// The tokens of two texts that are read together.

@@ -14,7 +14,7 @@ pub(crate) fn text(model: &TextModel) -> Result<(), String> {
         Task::Rerank => Content::Pair(First::text(TEXT), TEXT.to_owned()),
         _ => Content::Text(TEXT.to_owned(), Role::default()),
     };
-    let input = || vec![TextInput { content: content(), work: Work::Compute(Truncation::End) }];
+    let input = || TextInput { content: content(), work: Work::Compute(Truncation::End) };
     twice(model, input, |output| output.values, components(model.info()))
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn image(model: &ImageModel) -> Result<(), String> {
         // Black, white and colours between them.
         let pixels: Vec<u8> = vec![0, 0, 0, 255, 255, 255, 200, 40, 90, 10, 160, 250];
         let raw = RawImage { width: 2, height: 2, format: PixelFormat::Rgb8, pixels: pixels.into() };
-        let input = || vec![ImageInput { source: ImageSource::Raw(raw.clone()), crop: None, output }];
+        let input = || ImageInput { source: ImageSource::Raw(raw.clone()), crop: None, output };
         twice(model, input, |output| output.values, size)?;
     }
     Ok(())
@@ -44,12 +44,12 @@ fn components(info: &ModelInfo) -> usize {
 
 fn twice<M: Model>(
     model: &M,
-    input: impl Fn() -> Vec<M::Input>,
+    input: impl Fn() -> M::Input,
     values: impl Fn(M::Output) -> Vec<f32>,
     size: usize,
 ) -> Result<(), String> {
     let run = || {
-        let mut outputs = model.run(input(), &mut Watch::start(&|| true));
+        let mut outputs = model.run(&[&input()], &mut Watch::start(&|| true));
         let output = outputs.pop().ok_or("the self-test gave no answer")?;
         output.map(&values).map_err(|error| format!("the self-test failed: {error}"))
     };
@@ -88,7 +88,7 @@ mod tests {
             1
         }
 
-        fn run(&self, _: Vec<()>, _: &mut Watch<'_>) -> Vec<Result<Vec<f32>, ItemError>> {
+        fn run(&self, _: &[&()], _: &mut Watch<'_>) -> Vec<Result<Vec<f32>, ItemError>> {
             self.0.lock().unwrap().pop().into_iter().collect()
         }
     }
@@ -96,7 +96,7 @@ mod tests {
     #[track_caller]
     fn check(answers: [Result<Vec<f32>, ItemError>; 2], complaint: &str) {
         let script = Script(Mutex::new(answers.into()));
-        let said = twice(&script, || vec![()], |values| values, 2).err().unwrap_or_default();
+        let said = twice(&script, || (), |values| values, 2).err().unwrap_or_default();
         assert!(said.contains(complaint) && said.is_empty() == complaint.is_empty(), "{said:?} for {complaint:?}");
     }
 

@@ -10,8 +10,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Done, Timing};
-use crate::{ItemError, Reason};
+use super::{Done, Timing, bisect::no_answer};
+use crate::ItemError;
 
 /// A call in progress.
 pub(super) struct Ticket<O> {
@@ -105,8 +105,7 @@ impl<O> Ticket<O> {
     /// The outcomes; asked once, when all is booked.
     pub(super) fn take(&self, units: u64) -> Done<O> {
         let mut state = self.state();
-        let missing = || Err(ItemError::new(Reason::Engine, "the model gave no answer for this input"));
-        let results = std::mem::take(&mut state.results).into_iter().map(|result| result.unwrap_or_else(missing));
+        let results = std::mem::take(&mut state.results).into_iter().map(|result| result.unwrap_or_else(no_answer));
         let start = state.first_start.unwrap_or(self.admitted);
         let busy = state.last_end.unwrap_or(start) - start;
         // Several workers may have shared the call: their wall time is divided as their work was.

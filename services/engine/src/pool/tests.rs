@@ -21,6 +21,8 @@ struct Job {
 enum Act {
     Answer,
     Panic,
+    /// Fails, and all that run with it.
+    Harm,
     /// Answers only if it is still wanted when the gate opens.
     Ask,
 }
@@ -46,18 +48,20 @@ impl Model for Fake {
         job.units
     }
 
-    fn run(&self, jobs: Vec<Job>, watch: &mut Watch<'_>) -> Vec<Result<u32, ItemError>> {
+    fn run(&self, jobs: &[&Job], watch: &mut Watch<'_>) -> Vec<Result<u32, ItemError>> {
         self.started.lock().unwrap().send(jobs.iter().map(|job| job.name).collect()).unwrap();
         watch.prepared();
         // A closed gate whose key is gone lets everything through.
         let _ = self.gate.lock().unwrap().recv();
-        let answer = |job: Job| match job.act {
-            Act::Answer => Ok(job.name),
+        let harmed = jobs.iter().any(|job| matches!(job.act, Act::Harm));
+        let answer = |job: &&Job| match job.act {
             Act::Panic => panic!("as asked"),
+            _ if harmed => Err(ItemError::new(Reason::Engine, "harmed")),
+            Act::Answer | Act::Harm => Ok(job.name),
             Act::Ask if watch.wanted() => Ok(job.name),
             Act::Ask => Err(ItemError::new(Reason::Abandoned, "not wanted")),
         };
-        let answers = jobs.into_iter().map(answer).collect();
+        let answers = jobs.iter().map(answer).collect();
         watch.computed();
         answers
     }
@@ -244,6 +248,36 @@ fn a_panicking_model_fails_its_items_and_the_pool_lives() {
     assert_eq!(done.results[1], Ok(1));
     assert_eq!(pool.load().panics, 1);
     assert_eq!(names(runtime.block_on(pool.run(&bench.model, vec![job(2, 1)], INTERACTIVE))), [2]);
+}
+
+#[test]
+fn a_poison_input_fails_alone_whatever_it_does_to_those_beside_it() {
+    for (act, panics) in [(Act::Panic, 1), (Act::Harm, 0)] {
+        let (bench, pool) = (bench(), pool(1000, 100));
+        drop(bench.open);
+        let mut jobs: Vec<_> = (0..8).map(|name| job(name, 10)).collect();
+        jobs[5].act = act;
+        let done = runtime().block_on(pool.run(&bench.model, jobs, INTERACTIVE)).unwrap();
+        for (name, result) in (0..).zip(done.results) {
+            assert_eq!(result.map_err(|error| error.reason), if name == 5 { Err(Reason::Engine) } else { Ok(name) });
+        }
+        let runs: Vec<_> = bench.started.try_iter().collect();
+        let expected: [&[u32]; 7] =
+            [&[0, 1, 2, 3, 4, 5, 6, 7], &[0, 1, 2, 3], &[4, 5, 6, 7], &[4, 5], &[4], &[5], &[6, 7]];
+        assert_eq!(runs, expected);
+        assert_eq!(pool.load().panics, panics, "a chunk counts once");
+    }
+}
+
+#[test]
+fn nobody_looks_for_the_poison_in_what_nobody_waits_for() {
+    let (bench, pool) = (bench(), pool(100, 100));
+    let abandoned = begin(pool.run(&bench.model, vec![Job { act: Act::Panic, ..job(0, 10) }, job(1, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0, 1]);
+    drop(abandoned);
+    drop(bench.open);
+    drop(pool);
+    assert_eq!(bench.started.try_iter().count(), 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Chunk, Shared, State, call::Report};
+use super::{Chunk, Shared, State, bisect, call::Report};
 use crate::{ItemError, Model, Reason, Watch};
 
 /// Weight of the newest chunk in the average of milliseconds per unit: about the last ten count.
@@ -20,8 +20,9 @@ struct Batch<M: Model> {
 
 /// What running a batch gave.
 struct Outcome<O> {
-    /// One per input; none if the model panicked.
-    results: Option<Vec<Result<O, ItemError>>>,
+    /// One per input.
+    results: Vec<Result<O, ItemError>>,
+    panicked: bool,
     start: Instant,
     end: Instant,
     prepare: Duration,
@@ -30,11 +31,11 @@ struct Outcome<O> {
 
 /// Takes work until the pool is closed and empty.
 pub(super) fn work<M: Model>(shared: &Shared<M>, chunk_units_max: u64) {
-    while let Some(mut batch) = next(shared, chunk_units_max) {
-        let outcome = compute(&mut batch);
+    while let Some(batch) = next(shared, chunk_units_max) {
+        let outcome = compute(&batch);
         let mut state = shared.state();
         state.running_units -= batch.units;
-        state.panics += u64::from(outcome.results.is_none());
+        state.panics += u64::from(outcome.panicked);
         state.ms_per_unit = average(state.ms_per_unit, outcome.end - outcome.start, batch.units);
         drop(state);
         // Last, so that a caller who asks for the load after its answer does not find its own work in it.
@@ -76,34 +77,44 @@ fn take<M: Model>(state: &mut State<M>, chunk_units_max: u64, now: Instant) -> O
     Some(Batch { chunks, units })
 }
 
-/// Runs a batch.
-fn compute<M: Model>(batch: &mut Batch<M>) -> Outcome<M::Output> {
-    let inputs: Vec<_> = batch.chunks.iter_mut().flat_map(|(_, chunk)| chunk.inputs.drain(..)).collect();
-    let count = inputs.len();
-    let chunks = &batch.chunks;
-    let wanted = || chunks.iter().any(|(_, chunk)| chunk.ticket.wanted(Instant::now()));
+/// Runs a batch, and parts of it again until it is known who failed.
+fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
+    let chunks = batch.chunks.iter().map(|(_, chunk)| chunk);
+    let inputs: Vec<_> =
+        chunks.flat_map(|chunk| chunk.inputs.iter().map(move |input| (&*chunk.ticket, input))).collect();
+    let model = &batch.chunks[0].1.model;
     let start = Instant::now();
-    let mut watch = Watch::start(&wanted);
-    let model = &chunks[0].1.model;
-    // Unwind safe: the inputs are gone with the panic, and a model is only ever shared by reference.
-    let results = catch_unwind(AssertUnwindSafe(|| model.run(inputs, &mut watch))).ok();
-    if results.is_none() {
-        tracing::error!(batch.len = count, "model panicked");
-    }
-    Outcome { results, start, end: Instant::now(), prepare: watch.prepare, compute: watch.compute }
+    let (mut panicked, mut prepare, mut compute) = (false, Duration::ZERO, Duration::ZERO);
+    let results = bisect::run(inputs.len(), |items| {
+        let fail = |reason, message: &str| items.iter().map(|_| Err(ItemError::new(reason, message))).collect();
+        let wanted = || items.iter().any(|&item| inputs[item].0.wanted(Instant::now()));
+        if !wanted() {
+            return fail(Reason::Abandoned, "nobody waits for it");
+        }
+        let mut watch = Watch::start(&wanted);
+        let these: Vec<_> = items.iter().map(|&item| inputs[item].1).collect();
+        // Unwind safe: inputs and models are only ever shared by reference.
+        let answers = catch_unwind(AssertUnwindSafe(|| model.run(&these, &mut watch)));
+        prepare += watch.prepare;
+        compute += watch.compute;
+        let Ok(answers) = answers else {
+            panicked = true;
+            tracing::error!(batch.len = items.len(), "model panicked");
+            return fail(Reason::Engine, "the model failed on this input");
+        };
+        answers.into_iter().chain(std::iter::repeat_with(bisect::no_answer)).take(items.len()).collect()
+    });
+    Outcome { results, panicked, start, end: Instant::now(), prepare, compute }
 }
 
 /// Gives every caller its part, and its share of the time by its share of the units.
 fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M::Output>) {
-    let Outcome { results, start, end, prepare, compute } = outcome;
-    let failed = || Err(ItemError::new(Reason::Engine, "the model failed on this input or on one beside it"));
-    let panicked = results.is_none();
-    let mut results = results.unwrap_or_default().into_iter();
+    let Outcome { results, start, end, prepare, compute, .. } = outcome;
+    let mut results = results.into_iter();
     for (units, chunk) in batch.chunks {
         let share = units as f64 / batch.units as f64;
-        let mut result = || if panicked { Some(failed()) } else { results.next() };
         chunk.ticket.book(Report {
-            results: chunk.positions.into_iter().map_while(|item| Some((item, result()?))).collect(),
+            results: chunk.positions.into_iter().zip(results.by_ref()).collect(),
             start,
             end,
             prepare: prepare.mul_f64(share),

@@ -220,7 +220,7 @@ impl Store {
             _ => Content::Text(text.to_owned(), Role::default()),
         };
         let input = TextInput { content, work: Work::Compute(Truncation::End) };
-        let outputs = model.run(vec![input], &mut Watch::start(&|| true));
+        let outputs = model.run(&[&input], &mut Watch::start(&|| true));
         match outputs.into_iter().next() {
             Some(Err(error)) => Err(refuse(format!("the model does not compute: {}", error.message))),
             _ => Ok(model.info().labels.clone()),

@@ -136,8 +136,11 @@ fn input(text: &str, truncation: Truncation) -> TextInput {
 }
 
 fn run(model: &TextModel, texts: &[&str]) -> Vec<Result<TextOutput, ItemError>> {
-    let inputs = texts.iter().map(|text| input(text, Truncation::Error));
-    model.run(inputs.collect(), &mut Watch::start(&|| true))
+    compute(model, &texts.iter().map(|text| input(text, Truncation::Error)).collect::<Vec<_>>())
+}
+
+fn compute(model: &TextModel, inputs: &[TextInput]) -> Vec<Result<TextOutput, ItemError>> {
+    model.run(&inputs.iter().collect::<Vec<_>>(), &mut Watch::start(&|| true))
 }
 
 /// BERT written out from the paper, one number at a time, in f64.
@@ -309,11 +312,11 @@ fn nothing_is_cut_in_silence() {
     let error = run(&model, &[long]).remove(0).unwrap_err();
     assert_eq!(error.reason, Reason::TooLong);
     assert_eq!(error.message, "the text has 10 tokens, the model takes 8");
-    let end = |text: &str| vec![input(text, Truncation::End)];
-    let cut = model.run(end(long), &mut Watch::start(&|| true)).remove(0).unwrap();
+    let end = |text: &str| compute(&model, &[input(text, Truncation::End)]).remove(0).unwrap();
+    let cut = end(long);
     assert_eq!((cut.tokens, cut.truncated), (8, true));
     // The last special token stays: the cut text is that of its first words.
-    let short = model.run(end("a man eats food a man"), &mut Watch::start(&|| true)).remove(0).unwrap();
+    let short = end("a man eats food a man");
     assert_eq!((short.tokens, short.truncated), (8, false));
     assert_eq!(cut.values, short.values);
 }
@@ -346,7 +349,7 @@ fn numbers_that_are_none_fail_their_text_alone() {
 #[test]
 fn what_nobody_wants_is_given_up_between_layers() {
     let (model, _) = tiny(MEAN);
-    let results = model.run(vec![input("a man", Truncation::Error)], &mut Watch::start(&|| false));
+    let results = model.run(&[&input("a man", Truncation::Error)], &mut Watch::start(&|| false));
     assert_eq!(results[0].as_ref().unwrap_err().reason, Reason::Abandoned);
 }
 

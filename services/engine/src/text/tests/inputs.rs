@@ -6,7 +6,7 @@ const PROMPTED: &str =
     "[text]\npooling = \"mean\"\nmax_tokens = 8\nprompts = { query = \"food: \", document = \"man \" }\n";
 
 fn one(model: &TextModel, content: Content, work: Work) -> Result<TextOutput, ItemError> {
-    model.run(vec![TextInput { content, work }], &mut Watch::start(&|| true)).remove(0)
+    compute(model, &[TextInput { content, work }]).remove(0)
 }
 
 fn text(text: &str) -> Content {
@@ -55,8 +55,8 @@ fn windows_do_not_mix_with_other_texts() {
     let (model, _) = tiny(MEAN);
     let inputs =
         || [input("food", Truncation::Error), input(LONG, Truncation::ChunkMean), input("", Truncation::Error)];
-    let inputs = inputs().into_iter().chain([input("a man", Truncation::Error)]).collect();
-    let together = model.run(inputs, &mut Watch::start(&|| true));
+    let inputs: Vec<_> = inputs().into_iter().chain([input("a man", Truncation::Error)]).collect();
+    let together = compute(&model, &inputs);
     let alone = one(&model, text(LONG), Work::Compute(Truncation::ChunkMean)).unwrap();
     let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
     assert!(near(&together[1].as_ref().unwrap().values, &alone.values));

@@ -40,7 +40,7 @@ fn rank(
 ) -> Vec<Result<TextOutput, ItemError>> {
     let pair = |document: &&str| Content::Pair(Arc::clone(first), (*document).to_owned());
     let inputs = documents.iter().map(pair).map(|content| TextInput { content, work: Work::Compute(cut) });
-    model.run(inputs.collect(), &mut Watch::start(&|| true))
+    compute(model, &inputs.collect::<Vec<_>>())
 }
 
 #[test]
@@ -102,12 +102,12 @@ fn single_texts_beside_pairs_have_no_second_type() {
     let (model, checkpoint) = cross_encoder();
     let paper = Paper { checkpoint: &checkpoint };
     let pair = Content::Pair(First::query("a man"), "food".to_owned());
-    let inputs = vec![
+    let inputs = [
         input("a man", Truncation::Error),
         TextInput { content: pair, work: Work::Compute(Truncation::End) },
         input("food", Truncation::Error),
     ];
-    let results = model.run(inputs, &mut Watch::start(&|| true));
+    let results = compute(&model, &inputs);
     assert_near(&results[0].as_ref().unwrap().values, &score(&paper, &[2, 4, 5, 3], &[0; 4]));
     assert_near(&results[1].as_ref().unwrap().values, &score(&paper, &[2, 4, 5, 3, 7, 3], &[0, 0, 0, 0, 1, 1]));
     assert_near(&results[2].as_ref().unwrap().values, &score(&paper, &[2, 7, 3], &[0; 3]));
