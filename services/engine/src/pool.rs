@@ -1,6 +1,6 @@
 //! Runs models for many callers at once: a bounded queue in front of one worker thread per core.
 //!
-//! A call is cut into chunks of whole items. A worker takes the next chunk, tops
+//! A call is cut into chunks of whole items, smaller ones if several workers are idle. A worker takes the next chunk, tops
 //! up from what already waits of the same model, and runs it: nothing ever waits for a batch to fill, because one text
 //! already uses a core fully. What is late or abandoned leaves the queue before it is computed. An input on which the
 //! model fails, even if that harms all that ran with it, fails alone.
@@ -209,7 +209,7 @@ impl<M: Model> Pool<M> {
             return Err(Error::Late);
         }
         let units = item_units.iter().map(|units| u64::from(*units)).sum();
-        let chunks = cut(item_units, self.settings.chunk_units_max);
+        let chunks = cut(item_units, self.chunk_units(units));
         let ticket = Arc::new(Ticket::new(inputs.len(), chunks.len(), now, call.deadline));
         if chunks.is_empty() {
             return Ok(ticket.take(units));
@@ -248,6 +248,14 @@ impl<M: Model> Pool<M> {
             workers,
             panics: state.panics,
         }
+    }
+
+    /// Most units of a chunk of a call of so many that comes now. Whoever is idle may have work when its chunks come; they
+    /// are computed all the same.
+    fn chunk_units(&self, units: u64) -> u32 {
+        let state = self.shared.state();
+        let idle = if state.queue.units() == 0 { state.idle } else { 0 };
+        cut::chunk_units(units, idle, self.settings.chunk_units_max)
     }
 
     /// Puts all chunks of a call into the queue, or none.

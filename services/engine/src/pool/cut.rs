@@ -1,5 +1,14 @@
 //! Cuts a call into chunks that workers can share.
 
+/// Fewer units are not worth another worker: to wake it takes as long as a part of them.
+const SHARE_MIN: u64 = 32;
+
+/// Most units of a chunk of a call that comes to so many idle workers: they share it, though one could take it whole.
+pub(super) fn chunk_units(units: u64, idle: usize, max: u32) -> u32 {
+    let share = if idle > 1 { units.div_ceil(idle as u64).max(SHARE_MIN) } else { u64::MAX };
+    u32::try_from(share).map_or(max, |share| share.min(max))
+}
+
 /// The items of a call, by their positions, in chunks of at most `max` units; an item of more stands alone.
 ///
 /// Items of like size come together, the largest first: a chunk's rows are then of like length, and when several workers
@@ -53,6 +62,23 @@ mod tests {
             for chunk in &chunks {
                 let sum: u32 = chunk.iter().map(|&item| units[item]).sum();
                 prop_assert!(sum <= max || chunk.len() == 1);
+            }
+        }
+
+        #[test]
+        fn idle_workers_share_what_is_worth_it_and_nobody_gets_more_than_the_bound(
+            units in prop::collection::vec(1_u32..20, 1..200), idle in 0_usize..10, max in 1_u32..300,
+        ) {
+            let sum: u64 = units.iter().map(|&units| u64::from(units)).sum();
+            let share = chunk_units(sum, idle, max);
+            prop_assert!(share <= max);
+            if idle < 2 {
+                prop_assert_eq!(share, max);
+            } else {
+                prop_assert!(u64::from(share) >= SHARE_MIN.min(u64::from(max)));
+                // Whole items leave at most an item's room in each chunk.
+                let chunks = cut(&units, share).len() as u64;
+                prop_assert!(chunks >= (sum / SHARE_MIN).min(idle as u64).min(units.len() as u64).max(1));
             }
         }
 

@@ -198,6 +198,26 @@ mod tests {
         }
 
         #[test]
+        fn who_comes_into_an_empty_interactive_lane_waits_for_one_batch_entry_at_most(
+            steps in prop::collection::vec(step(), 0..100), batch in 0_usize..20,
+        ) {
+            let mut queue = Queue::new();
+            for step in steps {
+                match step {
+                    Step::Push(lane, units) => queue.push(lane, units, lane),
+                    Step::Pop => drop(queue.pop()),
+                    Step::TopUp(room) => drop(queue.top_up(room, |_| true)),
+                    Step::Retain(_) => queue.retain(|lane| *lane == Lane::Batch),
+                }
+            }
+            queue.retain(|lane| *lane == Lane::Batch);
+            (0..batch).for_each(|_| queue.push(Lane::Batch, 1, Lane::Batch));
+            queue.push(Lane::Interactive, 1, Lane::Interactive);
+            let before = std::iter::from_fn(|| queue.pop()).take_while(|(_, lane)| *lane == Lane::Batch).count();
+            prop_assert!(before <= 1, "{before}");
+        }
+
+        #[test]
         fn a_lane_keeps_its_order(lanes in prop::collection::vec(lane(), 0..100)) {
             let mut queue = Queue::new();
             lanes.iter().enumerate().for_each(|(id, lane)| queue.push(*lane, 1, (*lane, id)));

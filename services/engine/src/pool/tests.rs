@@ -238,6 +238,19 @@ fn interactive_goes_before_batch_and_batch_is_not_starved() {
 }
 
 #[test]
+fn a_short_call_waits_for_the_running_chunk_of_bulk_work_only() {
+    let (bench, pool) = (bench(), pool(10_000, 10));
+    let bulk = begin(pool.run(&bench.model, (100..110).map(|name| job(name, 10)).collect(), BATCH));
+    assert_eq!(bench.started.recv().unwrap(), [100]);
+    let short = begin(pool.run(&bench.model, vec![job(1, 1)], INTERACTIVE));
+    drop(bench.open);
+    let runtime = runtime();
+    assert_eq!(names(runtime.block_on(short)), [1]);
+    runtime.block_on(bulk).unwrap();
+    assert_eq!(bench.started.try_iter().next(), Some(vec![1]));
+}
+
+#[test]
 fn a_panicking_model_fails_its_items_and_the_pool_lives() {
     let (bench, pool) = (bench(), pool(100, 10));
     drop(bench.open);
@@ -317,6 +330,27 @@ fn what_an_idle_worker_could_compute_is_not_topped_up() {
     for call in calls {
         runtime().block_on(call).unwrap();
     }
+}
+
+#[test]
+fn idle_workers_share_a_call_that_one_could_take() {
+    let bench = bench();
+    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 256 };
+    let pool = Pool::start(settings, "test").unwrap();
+    while pool.shared.state().idle < 2 {
+        thread::yield_now();
+    }
+    let shared = begin(pool.run(&bench.model, (0..4).map(|name| job(name, 50)).collect(), INTERACTIVE));
+    let mut started = [bench.started.recv().unwrap(), bench.started.recv().unwrap()];
+    started.sort();
+    assert_eq!(started, [[0, 1], [2, 3]]);
+    // Nobody is idle now: the next one stays whole.
+    let whole = begin(pool.run(&bench.model, (4..8).map(|name| job(name, 50)).collect(), INTERACTIVE));
+    drop(bench.open);
+    let runtime = runtime();
+    assert_eq!(names(runtime.block_on(shared)), [0, 1, 2, 3]);
+    assert_eq!(names(runtime.block_on(whole)), [4, 5, 6, 7]);
+    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[4, 5, 6, 7]]);
 }
 
 #[test]
