@@ -9,11 +9,11 @@ use crate::{
     weights::Weights,
 };
 
-mod bert;
 mod config;
 mod family;
 mod fused;
 pub(crate) mod observe;
+mod stock;
 
 pub(crate) use config::Config;
 pub(crate) use family::Family;
@@ -59,7 +59,7 @@ pub(crate) fn load(
     smoothing: Option<&Smoothing>,
 ) -> Result<Box<dyn Encoder>, Error> {
     match plan.path {
-        ComputePath::Candle => Ok(Box::new(bert::Bert::load(config, weights)?)),
+        ComputePath::Candle => Ok(Box::new(stock::Stock::load(config, weights)?)),
         ComputePath::Kernels(tier) => {
             let Some(cpu) = Cpu::with(tier) else {
                 return Err(Error::load("compute.path", format!("this CPU has not the instructions of {tier}")));

@@ -20,7 +20,6 @@ pub mod pool;
 mod product;
 pub mod quantize;
 mod revision;
-mod rows;
 pub mod store;
 pub mod text;
 mod tokenize;
