@@ -15,7 +15,7 @@ mod fused;
 pub(crate) mod observe;
 mod stock;
 
-pub(crate) use config::Config;
+pub(crate) use config::{Activation, ClassifierPooling, Config};
 pub(crate) use family::Family;
 
 /// Several texts' tokens, one after the other, without padding.

@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 use super::Family;
 use crate::{Error, manifest::ModelFiles};
 
+mod modern;
+
+pub(crate) use modern::{ClassifierPooling, Modern};
+
 /// DistilBERT's own names of keys, and what the other families call them.
 const DISTILBERT_KEYS: [(&str, &str); 5] = [
     ("dim", "hidden_size"),
@@ -16,6 +20,9 @@ const DISTILBERT_KEYS: [(&str, &str); 5] = [
     ("hidden_dim", "intermediate_size"),
     ("activation", "hidden_act"),
 ];
+
+/// The same for ModernBERT, whose files hold some keys under both names; its own count.
+const MODERNBERT_KEYS: [(&str, &str); 2] = [("norm_eps", "layer_norm_eps"), ("hidden_activation", "hidden_act")];
 
 /// The keys that matter. Others are let pass: the file is the publisher's, and full of training history.
 #[derive(Clone, Debug)]
@@ -33,11 +40,13 @@ pub(crate) struct Config {
     pub(crate) layer_norm_eps: f64,
     /// Whether labels stand for themselves (sigmoid) instead of excluding each other (softmax).
     pub(crate) is_multi_label: bool,
+    /// Only of ModernBERT.
+    pub(crate) modern: Option<Modern>,
     id2label: BTreeMap<String, Value>,
     pad_token_id: usize,
 }
 
-/// The file as it is written, with DistilBERT's keys under their common names.
+/// The file as it is written, with the families' own keys under their common names.
 #[derive(Deserialize)]
 struct Written {
     vocab_size: usize,
@@ -50,8 +59,7 @@ struct Written {
     max_position_embeddings: usize,
     #[serde(default = "two")]
     type_vocab_size: usize,
-    #[serde(default = "epsilon")]
-    layer_norm_eps: f64,
+    layer_norm_eps: Option<f64>,
     position_embedding_type: Option<String>,
     problem_type: Option<String>,
     id2label: Option<BTreeMap<String, Value>>,
@@ -98,23 +106,28 @@ impl Config {
                 Family::MODEL_TYPES.join(", ")
             )
         })?;
-        if family == Family::DistilBert {
-            for (theirs, common) in DISTILBERT_KEYS {
-                if let Some(value) = keys.remove(theirs) {
-                    keys.insert(common.to_owned(), value);
-                }
+        let own: &[(&str, &str)] = match family {
+            Family::Bert | Family::Roberta => &[],
+            Family::DistilBert => &DISTILBERT_KEYS,
+            Family::ModernBert => &MODERNBERT_KEYS,
+        };
+        for (theirs, common) in own {
+            if let Some(value) = keys.remove(*theirs) {
+                keys.insert((*common).to_owned(), value);
             }
         }
+        let modern = (family == Family::ModernBert).then(|| Modern::parse(&keys)).transpose()?;
         let written: Written = serde_json::from_value(Value::Object(keys)).map_err(|error| error.to_string())?;
         if let Some(kind) = written.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
             return Err(format!("position_embedding_type {kind:?}: only \"absolute\" is run"));
         }
-        let config = Self::new(family, written);
+        let config = Self::new(family, written, modern);
         config.check()?;
         Ok(config)
     }
 
-    fn new(family: Family, written: Written) -> Self {
+    fn new(family: Family, written: Written, modern: Option<Modern>) -> Self {
+        let epsilon = if family == Family::ModernBert { 1e-5 } else { 1e-12 };
         Self {
             family,
             vocab_size: written.vocab_size,
@@ -125,8 +138,9 @@ impl Config {
             hidden_act: written.hidden_act,
             max_position_embeddings: written.max_position_embeddings,
             type_vocab_size: written.type_vocab_size,
-            layer_norm_eps: written.layer_norm_eps,
+            layer_norm_eps: written.layer_norm_eps.unwrap_or(epsilon),
             is_multi_label: written.problem_type.as_deref() == Some("multi_label_classification"),
+            modern,
             id2label: written.id2label.unwrap_or_default(),
             pad_token_id: written.pad_token_id.unwrap_or(if family == Family::Roberta { 1 } else { 0 }),
         }
@@ -137,7 +151,7 @@ impl Config {
         if num_attention_heads == 0 || hidden_size == 0 || !hidden_size.is_multiple_of(num_attention_heads) {
             return Err(format!("hidden_size {hidden_size} is not shared evenly by {num_attention_heads} heads"));
         }
-        if self.family != Family::DistilBert && self.type_vocab_size == 0 {
+        if matches!(self.family, Family::Bert | Family::Roberta) && self.type_vocab_size == 0 {
             return Err("type_vocab_size is 0: a checkpoint of this family has at least one type of tokens".to_owned());
         }
         if max_position_embeddings <= self.first_position() {
@@ -146,13 +160,13 @@ impl Config {
                 self.first_position()
             ));
         }
-        Ok(())
+        self.modern.as_ref().map_or(Ok(()), |modern| modern.check(self))
     }
 
     /// The row of the table of positions that the first token gets.
     pub(crate) fn first_position(&self) -> usize {
         match self.family {
-            Family::Bert | Family::DistilBert => 0,
+            Family::Bert | Family::DistilBert | Family::ModernBert => 0,
             Family::Roberta => self.pad_token_id.saturating_add(1),
         }
     }
@@ -173,8 +187,4 @@ impl Config {
 
 fn two() -> usize {
     2
-}
-
-fn epsilon() -> f64 {
-    1e-12
 }

@@ -1,6 +1,6 @@
-//! How the families of encoders differ. They are one network: dense layers, attention among all tokens of a text,
+//! How the families of encoders differ. Most are one network: dense layers, attention among all tokens of a text,
 //! normalisation after each block. Their checkpoints name its parts differently, and RoBERTa counts positions from
-//! another number.
+//! another number. ModernBERT is a network of its own.
 
 use candle_nn::VarBuilder;
 
@@ -13,13 +13,13 @@ pub(crate) enum Family {
     DistilBert,
     /// RoBERTa, XLM-RoBERTa and CamemBERT: their positions begin behind the padding token's id.
     Roberta,
+    /// ModernBERT: rotated instead of added positions, windows of attention, gated feed-forward layers.
+    ModernBert,
 }
 
-/// What a family calls the parts of the network.
+/// What a family calls the parts of BERT's network.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// What stands before every name in a checkpoint that has more than an encoder, as a classifier has.
-    prefix: &'static str,
     pub(super) layers: &'static str,
     pub(super) query: &'static str,
     pub(super) key: &'static str,
@@ -32,7 +32,6 @@ pub(super) struct Names {
 }
 
 const BERT: Names = Names {
-    prefix: "bert",
     layers: "encoder.layer",
     query: "attention.self.query",
     key: "attention.self.key",
@@ -45,7 +44,6 @@ const BERT: Names = Names {
 };
 
 const DISTILBERT: Names = Names {
-    prefix: "distilbert",
     layers: "transformer.layer",
     query: "attention.q_lin",
     key: "attention.k_lin",
@@ -57,11 +55,10 @@ const DISTILBERT: Names = Names {
     down_norm: "output_layer_norm",
 };
 
-const ROBERTA: Names = Names { prefix: "roberta", ..BERT };
-
 impl Family {
     /// The values of `model_type` in config.json that are run.
-    pub(crate) const MODEL_TYPES: [&'static str; 5] = ["bert", "distilbert", "roberta", "xlm-roberta", "camembert"];
+    pub(crate) const MODEL_TYPES: [&'static str; 6] =
+        ["bert", "distilbert", "roberta", "xlm-roberta", "camembert", "modernbert"];
 
     /// The family of a `model_type`.
     pub(crate) fn of(model_type: &str) -> Option<Self> {
@@ -69,21 +66,30 @@ impl Family {
             "bert" => Some(Self::Bert),
             "distilbert" => Some(Self::DistilBert),
             "roberta" | "xlm-roberta" | "camembert" => Some(Self::Roberta),
+            "modernbert" => Some(Self::ModernBert),
             _ => None,
         }
     }
 
-    pub(super) fn names(self) -> &'static Names {
+    /// None of a family that is not BERT's network.
+    pub(super) fn names(self) -> Option<&'static Names> {
         match self {
-            Self::Bert => &BERT,
-            Self::DistilBert => &DISTILBERT,
-            Self::Roberta => &ROBERTA,
+            Self::Bert | Self::Roberta => Some(&BERT),
+            Self::DistilBert => Some(&DISTILBERT),
+            Self::ModernBert => None,
         }
     }
 
-    /// The part of a checkpoint that holds the encoder.
+    /// The part of a checkpoint that holds the encoder: all of it, or what stands below a prefix if the checkpoint has
+    /// more than an encoder, as a classifier has.
     pub(crate) fn root<'a>(self, checkpoint: &VarBuilder<'a>) -> VarBuilder<'a> {
-        let below = checkpoint.pp(self.names().prefix);
-        if below.contains_tensor("embeddings.word_embeddings.weight") { below } else { checkpoint.clone() }
+        let (prefix, first) = match self {
+            Self::Bert => ("bert", "embeddings.word_embeddings.weight"),
+            Self::DistilBert => ("distilbert", "embeddings.word_embeddings.weight"),
+            Self::Roberta => ("roberta", "embeddings.word_embeddings.weight"),
+            Self::ModernBert => ("model", "embeddings.tok_embeddings.weight"),
+        };
+        let below = checkpoint.pp(prefix);
+        if below.contains_tensor(first) { below } else { checkpoint.clone() }
     }
 }

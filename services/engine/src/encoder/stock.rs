@@ -9,12 +9,16 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use self::bert::Bert;
-use super::{Config, Encoder, Packed, config::Activation};
+use self::{bert::Bert, modernbert::ModernBert};
+use super::{
+    Config, Encoder, Packed,
+    config::{Activation, Modern},
+};
 use crate::{Error, ItemError, Reason, weights::Weights};
 
 mod attention;
 mod bert;
+mod modernbert;
 
 /// A network with the device that it is on.
 pub(super) struct Stock {
@@ -60,7 +64,11 @@ impl Stock {
 
     fn read(config: &Config, checkpoint: &VarBuilder<'_>, company: Company) -> Result<Self> {
         let root = config.family.root(checkpoint);
-        let network = Box::new(Bert::read(config, config.family.names(), &root)?);
+        let network: Box<dyn Network> = match (config.family.names(), &config.modern) {
+            (Some(names), _) => Box::new(Bert::read(config, names, &root)?),
+            (None, Some(modern)) => Box::new(ModernBert::read(config, modern, &root)?),
+            (None, None) => candle_core::bail!("the family {:?} has no network", config.family),
+        };
         Ok(Self { network, device: checkpoint.device().clone(), company })
     }
 

@@ -8,6 +8,7 @@ use crate::{Manifest, ScoreMode};
 
 mod families;
 mod inputs;
+mod modernbert;
 mod over;
 mod quantize;
 mod rerank;

@@ -11,9 +11,10 @@ const WORDS: usize = 50;
 fn config(model_type: &str) -> Value {
     json!({
         "model_type": model_type, "vocab_size": WORDS, "hidden_size": HIDDEN, "num_hidden_layers": 3,
-        "num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "gelu",
+        "num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "gelu", "hidden_activation": "gelu",
         "max_position_embeddings": 1200, "type_vocab_size": if model_type == "roberta" { 1 } else { 2 }, "dim": HIDDEN,
-        "n_layers": 3, "n_heads": 2, "hidden_dim": 24, "activation": "gelu_new",
+        "n_layers": 3, "n_heads": 2, "hidden_dim": 24, "activation": "gelu_new", "global_attn_every_n_layers": 2,
+        "local_attention": 6,
     })
 }
 
@@ -57,7 +58,7 @@ fn assert_near(ours: &[f32], theirs: &[f32]) {
 fn padding_changes_no_vector_in_any_family() {
     let texts = texts(&[5, 1, 9, 9, 40, 2, 7]);
     let types: Vec<u32> = texts.iter().flat_map(|text| (0..text.len()).map(|i| u32::from(i > 2))).collect();
-    for family in ["bert", "distilbert", "roberta"] {
+    for family in ["bert", "distilbert", "roberta", "modernbert"] {
         let [alone, padded] = both(&config(family));
         let one_by_one = encode(&alone, &texts, None);
         assert_near(&encode(&padded, &texts, None), &one_by_one);
@@ -70,7 +71,7 @@ fn padding_changes_no_vector_in_any_family() {
 #[test]
 fn on_a_cpu_a_text_is_bit_identical_in_any_company() {
     let texts = texts(&[6, 3, 11]);
-    for family in ["bert", "roberta"] {
+    for family in ["bert", "modernbert"] {
         let [alone, _] = both(&config(family));
         let together = encode(&alone, &texts, None);
         let one_by_one: Vec<_> =
@@ -83,7 +84,7 @@ fn on_a_cpu_a_text_is_bit_identical_in_any_company() {
 fn long_texts_are_attended_in_parts_that_make_the_whole() {
     // Longer than the rows that are computed at a time; the padding begins in the middle of them.
     let texts = texts(&[1100, 700]);
-    for family in ["bert", "roberta"] {
+    for family in ["bert", "modernbert"] {
         let [alone, padded] = both(&config(family));
         let one_by_one = encode(&alone, &texts, None);
         assert_near(&encode(&padded, &texts, None), &one_by_one);
@@ -105,14 +106,15 @@ fn long_texts_are_attended_in_parts_that_make_the_whole() {
 
 #[test]
 fn what_is_not_finite_stays_in_its_text() {
-    for family in ["bert", "roberta"] {
+    for family in ["bert", "modernbert"] {
         let config = Config::parse(config(family).to_string().as_bytes()).unwrap();
         let weights = VarMap::new();
         let builder = VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
+        let first = if family == "bert" { "word_embeddings" } else { "tok_embeddings" };
         let mut words = vec![0.1_f32; WORDS * HIDDEN];
         words[..HIDDEN].fill(f32::NAN);
         let words = Tensor::from_vec(words, (WORDS, HIDDEN), &Device::Cpu).unwrap();
-        let name = "embeddings.word_embeddings.weight".to_owned();
+        let name = format!("embeddings.{first}.weight");
         weights.data().lock().unwrap().insert(name, candle_core::Var::from_tensor(&words).unwrap());
         let padded = Stock::read(&config, &builder, Company::Padded).unwrap();
         // Padding has the id 0 in most vocabularies.
@@ -151,7 +153,7 @@ fn at_most_half_of_a_group_is_padding_and_no_text_is_lost() {
 
 #[test]
 fn layers_are_given_up_between_them() {
-    let [alone, _] = both(&config("bert"));
+    let [alone, _] = both(&config("modernbert"));
     let asked = std::cell::Cell::new(0);
     let twice = || asked.replace(asked.get() + 1) < 2;
     let mut out = vec![0.0; HIDDEN];

@@ -6,7 +6,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{AddError, TextTask};
-use crate::encoder::{Config, Family};
+use crate::encoder::{ClassifierPooling, Config, Family};
 
 /// Gives the bytes of a file by its path, or nothing if there is none.
 pub(super) type Read<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, AddError> + 'a;
@@ -108,7 +108,7 @@ impl Recipe {
             folder: modules.transformer.clone(),
             task,
             licence: licence(read, &mut decisions)?,
-            pooling: first_token(config.family),
+            pooling: classifier_pooling(&config),
             normalize: None,
             max_tokens: max_tokens(&config, &sentence, &tokenizer),
             prompts: Vec::new(),
@@ -199,10 +199,14 @@ fn choose_task(
 }
 
 /// What stands for a text in a classifier: BERT's dense layer is apart from the classifier, the others' is in it.
-fn first_token(family: Family) -> &'static str {
-    match family {
+fn classifier_pooling(config: &Config) -> &'static str {
+    match config.family {
         Family::Bert => "pooler",
         Family::DistilBert | Family::Roberta => "cls",
+        Family::ModernBert => match config.modern.as_ref().map(|modern| modern.classifier_pooling) {
+            Some(ClassifierPooling::Mean) => "mean",
+            Some(ClassifierPooling::Cls) | None => "cls",
+        },
     }
 }
 

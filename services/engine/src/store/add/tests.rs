@@ -140,12 +140,16 @@ fn the_least_limit_of_tokens_holds() {
 
 #[test]
 fn classifiers_have_their_labels_and_their_activation() {
-    for (model_type, pooling) in [("bert", "pooler"), ("distilbert", "cls"), ("xlm-roberta", "cls")] {
+    for (model_type, pooling) in
+        [("bert", "pooler"), ("distilbert", "cls"), ("xlm-roberta", "cls"), ("modernbert", "cls")]
+    {
         let recipe = Files::classifier(model_type, &["no", "yes", "perhaps"]).recipe(None).unwrap();
         assert_eq!((recipe.task, recipe.pooling), (TextTask::Classification, pooling));
         let head = Manifest::parse(&text(&recipe)).unwrap().head.unwrap();
         assert_eq!((head.labels, head.activation), (None, Activation::Softmax));
     }
+    let mean = Files::classifier("modernbert", &["no", "yes"]).with("config.json", "classifier_pooling", "mean");
+    assert_eq!(mean.recipe(None).unwrap().pooling, "mean");
     let many = Files::classifier("bert", &["a", "b"]).with("config.json", "problem_type", "multi_label_classification");
     assert_eq!(many.recipe(None).unwrap().head.unwrap().activation, "sigmoid");
     let unnamed = Files::classifier("bert", &[]).recipe(Some(TextTask::Classification)).unwrap();
