@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use candle_core::Device;
 use kernels::{Precision, Tier};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,8 @@ mod plan;
 pub(crate) mod written;
 
 pub use plan::{ComputePath, Plan};
+
+use crate::Error;
 
 /// Device, code path and number format, as a service's configuration has them. Each model makes of it what it can, and
 /// says in [`crate::ModelInfo`] what it did.
@@ -98,7 +101,24 @@ impl DeviceChoice {
     /// Whether this program can use it, if the machine has it.
     #[must_use]
     pub fn is_built(self) -> bool {
-        self == Self::Cpu
+        match self {
+            Self::Cpu => true,
+            Self::Cuda(_) => cfg!(feature = "cuda"),
+            Self::Metal(_) => cfg!(feature = "metal"),
+        }
+    }
+
+    /// The device itself, if this build has what runs it and the machine has it.
+    pub(crate) fn open(self) -> Result<Device, Error> {
+        let refuse = |why: String| Error::load(format!("device {self}"), why);
+        let lacks = |feature: &str| refuse(format!("this build can not run it: build with `--features {feature}`"));
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !self.is_built() => Err(lacks("cuda")),
+            Self::Metal(_) if !self.is_built() => Err(lacks("metal")),
+            Self::Cuda(index) => Device::new_cuda(index).map_err(|error| refuse(error.to_string())),
+            Self::Metal(index) => Device::new_metal(index).map_err(|error| refuse(error.to_string())),
+        }
     }
 }
 
@@ -190,6 +210,19 @@ impl FromStr for PrecisionChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_the_build_lacks_is_refused_with_the_feature() {
+        assert!(DeviceChoice::Cpu.open().unwrap().is_cpu());
+        for (device, feature) in [(DeviceChoice::Cuda(0), "cuda"), (DeviceChoice::Metal(1), "metal")] {
+            if !device.is_built() {
+                let error = device.open().unwrap_err().to_string();
+                let complaint =
+                    format!("device {device}: this build can not run it: build with `--features {feature}`");
+                assert!(error.contains(&complaint), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn choices_are_read_as_they_are_written() {

@@ -29,6 +29,9 @@ pub(crate) struct Packed<'a> {
     pub(crate) types: Option<&'a [u32]>,
 }
 
+/// Sees the vectors of a text's tokens, of which there is at least one.
+pub(crate) type Reader<'a> = dyn FnMut(&[&[f32]]) + 'a;
+
 /// A network that gives every token a vector.
 ///
 /// Texts do not see each other: a text's vectors are the same in any company, up to the rounding of f32 sums.
@@ -39,11 +42,11 @@ pub(crate) trait Encoder: Send + Sync {
     /// Memory that the parameters take, mapped tables included.
     fn parameter_bytes(&self) -> u64;
 
-    /// Writes the vectors of all tokens, in their order, to `out`, whose length is tokens x dimensions.
+    /// Lends `read` the vectors of each text's tokens, text by text in their order.
     ///
     /// `wanted` is asked between layers; once it says no the rest is not computed, and the error is
     /// [`crate::Reason::Abandoned`].
-    fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, out: &mut [f32]) -> Result<(), ItemError>;
+    fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, read: &mut Reader<'_>) -> Result<(), ItemError>;
 }
 
 /// The precisions that there are kernels for; none: the checkpoint has no fast path.
@@ -59,7 +62,7 @@ pub(crate) fn load(
     smoothing: Option<&Smoothing>,
 ) -> Result<Box<dyn Encoder>, Error> {
     match plan.path {
-        ComputePath::Candle => Ok(Box::new(stock::Stock::load(config, weights)?)),
+        ComputePath::Candle => Ok(Box::new(stock::Stock::load(config, &weights.on(&plan.device.open()?))?)),
         ComputePath::Kernels(tier) => {
             let Some(cpu) = Cpu::with(tier) else {
                 return Err(Error::load("compute.path", format!("this CPU has not the instructions of {tier}")));

@@ -90,7 +90,7 @@ pub fn calibrate(files: &ModelFiles, texts: &[String], heard: &(dyn Fn() + Sync)
         for text in texts {
             let tokenized = tokens.text("", text, Truncation::End).map_err(|error| Error::load("a text", error))?;
             for window in &tokenized.windows {
-                reference.observe(&window.ids, &mut maxima)?;
+                reference.observe(&window.ids, &mut maxima);
             }
             heard();
         }
@@ -181,8 +181,8 @@ fn without_head(manifest: &Manifest) -> Manifest {
 
 fn vector(model: &TextModel, text: &str) -> Result<Vec<f32>, Error> {
     let content = Content::Text(text.to_owned(), Role::default());
-    let input = vec![TextInput { content, work: Work::Compute(Truncation::End) }];
-    let output = model.run(input, &mut Watch::start(&|| true)).pop();
+    let input = TextInput { content, work: Work::Compute(Truncation::End) };
+    let output = model.run(&[&input], &mut Watch::start(&|| true)).pop();
     let output = output.ok_or_else(|| Error::load("a text", "the model gave no answer"))?;
     output.map(|output| output.values).map_err(|error| Error::load("a text", error))
 }

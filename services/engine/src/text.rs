@@ -220,15 +220,15 @@ impl TextModel {
     }
 
     /// A text's answer from the vectors of its tokens.
-    fn finish(&self, rows: &[f32]) -> Result<Vec<f32>, ItemError> {
-        let mut values = self.last.forward(pool(self.pooling, rows, self.encoder.dimensions()));
+    fn finish(&self, rows: &[&[f32]]) -> Result<Vec<f32>, ItemError> {
+        let mut values = self.last.forward(pool(self.pooling, rows));
         if let Some(over) = &self.over {
             values = over.forward(values);
         }
         if values.iter().all(|x| x.is_finite()) {
             return Ok(values);
         }
-        tracing::error!(model = %self.info.name, tokens = rows.len() / self.encoder.dimensions(), "output is not finite");
+        tracing::error!(model = %self.info.name, tokens = rows.len(), "output is not finite");
         Err(ItemError::new(Reason::Engine, "the model's output is not finite"))
     }
 }
@@ -269,22 +269,20 @@ impl Model for TextModel {
         watch.prepared();
         let pairs = types.iter().any(|of_pair| *of_pair != 0);
         let batch = Packed { ids: &ids, ends: &ends, types: pairs.then_some(types.as_slice()) };
-        let width = self.encoder.dimensions();
-        let mut rows = vec![0.0; ids.len() * width];
+        let mut finished = Vec::with_capacity(ends.len());
+        let mut read = |rows: &[&[f32]]| finished.push((self.finish(rows), rows.len()));
         // A text that could not be tokenized fails alone; when none is left there is nothing to encode.
-        let encoded = if ends.is_empty() { Ok(()) } else { self.encoder.encode(batch, &|| watch.wanted(), &mut rows) };
-        let mut windows = batch.texts();
+        let encoded = if ends.is_empty() { Ok(()) } else { self.encoder.encode(batch, &|| watch.wanted(), &mut read) };
+        let mut finished = finished.into_iter();
         let outputs = tokenized.into_iter().map(|text| {
-            let Tokenized { windows: own, tokens, truncated } = text?;
-            let own: Vec<_> = windows.by_ref().take(own.len()).collect();
-            if own.is_empty() {
+            let Tokenized { windows, tokens, truncated } = text?;
+            if windows.is_empty() {
                 return Ok(TextOutput { values: Vec::new(), tokens, truncated });
             }
             encoded.clone()?;
-            let finish = |(start, length): &(usize, usize)| self.finish(&rows[start * width..(start + length) * width]);
-            let parts = own.iter().map(finish).collect::<Result<Vec<_>, _>>()?;
-            let weights: Vec<_> = own.iter().map(|(_, length)| *length).collect();
-            Ok(TextOutput { values: mean(parts, &weights), tokens, truncated })
+            let (parts, lengths): (Vec<_>, Vec<_>) = finished.by_ref().take(windows.len()).unzip();
+            let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+            Ok(TextOutput { values: mean(parts, &lengths), tokens, truncated })
         });
         let outputs = outputs.collect();
         watch.computed();
@@ -306,21 +304,27 @@ fn mean(mut parts: Vec<Vec<f32>>, weights: &[usize]) -> Vec<f32> {
 }
 
 /// One vector from the vectors of a text's tokens, of which there is at least one.
-fn pool(pooling: Pooling, rows: &[f32], width: usize) -> Vec<f32> {
-    let mut pooled = rows[..width].to_vec();
-    let rest = rows.chunks_exact(width).skip(1);
+fn pool(pooling: Pooling, rows: &[&[f32]]) -> Vec<f32> {
+    let (first, rest) = (rows[0], &rows[1..]);
+    let mut pooled = first.to_vec();
     match pooling {
         Pooling::Cls | Pooling::Pooler => {}
         Pooling::Mean => {
             for row in rest {
-                pooled.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+                pooled.iter_mut().zip(*row).for_each(|(sum, x)| *sum += x);
             }
-            let count = (rows.len() / width) as f32;
+            let count = rows.len() as f32;
             pooled.iter_mut().for_each(|sum| *sum /= count);
         }
         Pooling::Max => {
+            // What is not a number stays: it must not be lost in a comparison.
+            let greater = |most: &mut f32, x: &f32| {
+                if *x > *most || x.is_nan() {
+                    *most = *x;
+                }
+            };
             for row in rest {
-                pooled.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x));
+                pooled.iter_mut().zip(*row).for_each(|(most, x)| greater(most, x));
             }
         }
     }

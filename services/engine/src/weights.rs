@@ -43,9 +43,14 @@ impl Weights {
         Ok(Self { builder: VarBuilder::from_backend(backend, DType::F32, Device::Cpu), bytes, map })
     }
 
+    /// The same tensors, which the builder reads to this device.
+    pub(crate) fn on(&self, device: &Device) -> Self {
+        let builder = self.builder.clone().set_device(device.clone());
+        Self { builder, bytes: self.bytes, map: Arc::clone(&self.map) }
+    }
+
     /// The values of a tensor without a copy. None if there is no tensor of this name and shape, or if it can not be read
     /// in place: it is not of f32, or stands in the file where no f32 may. The builder reads it then, or says what is wrong.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the fused kernels, which read the table of words in place"))]
     pub(crate) fn mapped(&self, name: &str, shape: &[usize]) -> Option<MappedF32> {
         let yoke = Yoke::try_attach_to_cart(Arc::clone(&self.map), |map| {
             let tensor = map.get(name).ok().filter(|tensor| tensor.dtype() == Dtype::F32 && tensor.shape() == shape);
@@ -59,7 +64,6 @@ impl Weights {
 
 impl MappedF32 {
     /// All values, row by row.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the fused kernels, which read the table of words in place"))]
     pub(crate) fn values(&self) -> &[f32] {
         self.0.get()
     }

@@ -10,14 +10,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_nn::VarBuilder;
-use kernels::{Cpu, Heads, Norm, Precision, Reserve, attend};
+use kernels::{Cpu, Heads, Matrix, Norm, Precision, Reserve, attend};
 
 use self::{
     arena::Arena,
     layer::{Layer, Rounding},
     table::Table,
 };
-use super::{Config, Encoder, Family, Packed};
+use super::{Config, Encoder, Family, Packed, Reader, family::Names, observe::Observe};
 use crate::{
     Error, ItemError, Reason,
     manifest::{Site, Smoothing},
@@ -28,6 +28,8 @@ mod arena;
 mod layer;
 mod table;
 
+/// Rows that are computed at once: they fill a core, and their activations a second-level cache.
+const ROWS_MAX: usize = 256;
 /// What heads must be a multiple of to be mixed by the kernels.
 const HEAD_STEP: usize = 32;
 
@@ -52,11 +54,33 @@ pub(super) struct Fused {
     arenas: Mutex<Vec<Arena>>,
 }
 
+/// What the layers of an encoder are made by.
+struct Recipe<'a> {
+    config: &'a Config,
+    names: &'a Names,
+    cpu: Cpu,
+    precision: Precision,
+    smoothing: Option<&'a Smoothing>,
+}
+
 /// Whether there are kernels for the shape of this checkpoint.
 pub(super) fn fits(config: &Config) -> bool {
+    if config.family.names().is_none() {
+        return false;
+    }
     let head = config.hidden_size / config.num_attention_heads;
     let whole = |width: usize| width > 0 && width.is_multiple_of(HEAD_STEP) && width <= 1 << 16;
     whole(head) && whole(config.hidden_size) && whole(config.intermediate_size)
+}
+
+// === impl Recipe ===
+
+impl Recipe<'_> {
+    /// How rows are made ready for the product of a site.
+    fn rounding(&self, layer: usize, site: Site) -> Rounding {
+        let inverse = |smoothing: &Smoothing| smoothing.vector(layer, site).into_iter().map(f32::recip).collect();
+        Rounding(Some(self.smoothing.map_or_else(|| vec![1.0; self.config.hidden_size], inverse)))
+    }
 }
 
 // === impl Fused ===
@@ -69,51 +93,52 @@ impl Fused {
         (cpu, precision): (Cpu, Precision),
         smoothing: Option<&Smoothing>,
     ) -> Result<Self, Error> {
-        Self::read(config, weights, (cpu, precision), smoothing)
-            .map_err(|error| Error::load("model.safetensors", error))
+        let refuse = |why: &dyn std::fmt::Display| Error::load("model.safetensors", why);
+        let Some(names) = config.family.names().filter(|_| fits(config)) else {
+            return Err(refuse(&"there are no kernels for its shape"));
+        };
+        Self::read(weights, &Recipe { config, names, cpu, precision, smoothing }).map_err(|error| refuse(&error))
     }
 
-    fn read(
-        config: &Config,
-        weights: &Weights,
-        (cpu, precision): (Cpu, Precision),
-        smoothing: Option<&Smoothing>,
-    ) -> candle_core::Result<Self> {
+    fn read(weights: &Weights, recipe: &Recipe<'_>) -> candle_core::Result<Self> {
+        let &Recipe { config, names, cpu, precision, .. } = recipe;
         let root = config.family.root(&weights.builder);
         let embeddings = root.pp("embeddings");
         let (positions, types) = positions(config, &embeddings)?;
-        let bytes = config.num_hidden_layers * Layer::bytes(config, cpu, precision);
+        let bytes = config.num_hidden_layers * Layer::bytes(recipe);
         let mut reserve = Reserve::new(bytes);
-        let names = root.pp(config.family.names().layers);
-        let layers = (0..config.num_hidden_layers).map(|index| {
-            let rounding = |layer, site| Rounding::new(smoothing, (layer, site), config.hidden_size);
-            let last = index + 1 == config.num_hidden_layers;
-            let rounding = layer::Roundings {
-                up: rounding(index, Site::FeedForward),
-                next: if last { Rounding::none() } else { rounding(index + 1, Site::Attention) },
-            };
-            let factors = |site| smoothing.map(|smoothing| smoothing.vector(index, site));
-            let factors = layer::Factors { attention: factors(Site::Attention), up: factors(Site::FeedForward) };
-            Layer::read(config, names.pp(index), (cpu, precision), (factors, rounding), &mut reserve)
-        });
-        let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
-        let words = Table::read(weights, &embeddings, config)?;
+        let all = root.pp(names.layers);
+        let layers = (0..config.num_hidden_layers).map(|index| Layer::read(recipe, (&all, index), &mut reserve));
         let width = config.hidden_size / config.num_attention_heads;
         Ok(Self {
             cpu,
             precision,
             bytes: (bytes + 4 * (positions.len() + config.vocab_size * config.hidden_size)) as u64,
-            words,
+            layers: layers.collect::<candle_core::Result<_>>()?,
+            words: Table::read(weights, &embeddings, config)?,
             positions,
             positions_max: config.positions(),
             types,
             norm: layer::norm(config, embeddings.pp("LayerNorm"))?,
-            rounding: Rounding::new(smoothing, (0, Site::Attention), config.hidden_size),
-            layers,
+            rounding: recipe.rounding(0, Site::Attention),
             heads: Heads { count: config.num_attention_heads, width },
             inner: config.intermediate_size,
             arenas: Mutex::default(),
         })
+    }
+
+    /// Shows what goes into the products of each site while a text is computed.
+    pub(super) fn observe(&self, ids: &[u32], seen: &mut dyn Observe) {
+        let batch = Packed { ids, ends: &[ids.len()], types: None };
+        let mut arena = self.arena(ids.len());
+        self.embed(batch, &mut arena);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut see = |site, x: &Matrix| (0..ids.len()).for_each(|row| seen.observe(index, site, x.row(row)));
+            see(Site::Attention, &arena.x);
+            self.mix(layer, batch, &mut arena);
+            see(Site::FeedForward, &arena.x);
+            layer.feed_forward(ids.len(), &mut arena);
+        }
     }
 
     /// Leaves the vectors of all tokens in the arena. False if nobody wants them any more.
@@ -123,14 +148,20 @@ impl Fused {
             if !wanted() {
                 return false;
             }
-            layer.project(batch.ids.len(), arena);
-            for (start, length) in batch.texts() {
-                let (qkv, mixed, scratch) = (&arena.qkv, &mut arena.mixed, &mut arena.scratch);
-                attend(self.cpu, qkv, start..start + length, self.heads, (mixed, scratch));
-            }
-            layer.finish(batch.ids.len(), arena);
+            self.mix(layer, batch, arena);
+            layer.feed_forward(batch.ids.len(), arena);
         }
         true
+    }
+
+    /// The first half of a layer.
+    fn mix(&self, layer: &Layer, batch: Packed<'_>, arena: &mut Arena) {
+        layer.project(batch.ids.len(), arena);
+        for (start, length) in batch.texts() {
+            let (qkv, mixed, scratch) = (&arena.qkv, &mut arena.mixed, &mut arena.scratch);
+            attend(self.cpu, qkv, start..start + length, self.heads, (mixed, scratch));
+        }
+        layer.add_mixed(batch.ids.len(), arena);
     }
 
     /// What goes into the first layer.
@@ -153,7 +184,7 @@ impl Fused {
         self.norm.apply(self.cpu, &mut arena.x, rows, self.rounding.copied(arena.copy.as_mut()));
     }
 
-    /// The arena is another chunk's as soon as this is dropped.
+    /// One that is not in use, or a new one.
     fn arena(&self, rows: usize) -> Arena {
         let used = self.arenas.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let shape =
@@ -171,16 +202,45 @@ impl Encoder for Fused {
         self.bytes
     }
 
-    fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, out: &mut [f32]) -> Result<(), ItemError> {
-        let mut arena = self.arena(batch.ids.len());
-        let done = self.forward(batch, wanted, &mut arena);
-        if done {
-            let rows = out.chunks_exact_mut(self.dimensions()).enumerate();
-            rows.for_each(|(row, out)| out.copy_from_slice(arena.x.row(row)));
+    fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, read: &mut Reader<'_>) -> Result<(), ItemError> {
+        let texts: Vec<_> = batch.texts().collect();
+        // More at once would gain nothing, and an arena keeps what it once has taken.
+        for group in groups(&texts) {
+            let (start, rows) = (group[0].0, group.iter().map(|(_, length)| length).sum::<usize>());
+            let ends: Vec<usize> = group.iter().map(|(first, length)| first + length - start).collect();
+            let types = batch.types.map(|types| &types[start..start + rows]);
+            let part = Packed { ids: &batch.ids[start..start + rows], ends: &ends, types };
+            let mut arena = self.arena(rows);
+            let done = self.forward(part, wanted, &mut arena);
+            if done {
+                for (start, length) in part.texts() {
+                    let rows: Vec<&[f32]> = (start..start + length).map(|row| arena.x.row(row)).collect();
+                    read(&rows);
+                }
+            }
+            self.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
+            if !done {
+                return Err(ItemError::new(Reason::Abandoned, "given up before it was computed"));
+            }
         }
-        self.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
-        if done { Ok(()) } else { Err(ItemError::new(Reason::Abandoned, "given up before it was computed")) }
+        Ok(())
     }
+}
+
+/// Divides texts, given by start and length, into neighbours of at most [`ROWS_MAX`] rows; a longer text is alone.
+fn groups(texts: &[(usize, usize)]) -> Vec<&[(usize, usize)]> {
+    let (mut groups, mut first, mut rows) = (Vec::new(), 0, 0);
+    for (index, (_, length)) in texts.iter().enumerate() {
+        if rows > 0 && rows + length > ROWS_MAX {
+            groups.push(&texts[first..index]);
+            (first, rows) = (index, 0);
+        }
+        rows += length;
+    }
+    if first < texts.len() {
+        groups.push(&texts[first..]);
+    }
+    groups
 }
 
 /// The table of positions for each type of token, and how many types there are.
@@ -190,7 +250,7 @@ fn positions(config: &Config, embeddings: &VarBuilder<'_>) -> candle_core::Resul
         |name: &str, rows: usize| embeddings.pp(name).get((rows, hidden), "weight")?.flatten_all()?.to_vec1::<f32>();
     let types = match config.family {
         Family::DistilBert => vec![0.0; hidden],
-        Family::Bert | Family::Roberta => table("token_type_embeddings", config.type_vocab_size)?,
+        _ => table("token_type_embeddings", config.type_vocab_size)?,
     };
     let all = table("position_embeddings", config.max_position_embeddings)?;
     let positions = &all[config.first_position() * hidden..];

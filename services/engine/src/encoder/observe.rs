@@ -2,7 +2,9 @@
 
 use candle_core::Result;
 
-use super::{Config, Packed, bert::Bert};
+use kernels::{Cpu, Precision};
+
+use super::{Config, fused::Fused};
 use crate::{Error, manifest::Site, weights::Weights};
 
 /// Sees every row that goes into the products of a site.
@@ -12,17 +14,17 @@ pub(crate) trait Observe {
 }
 
 /// A network that can be looked into, in f32.
-pub(crate) struct Reference(Bert);
+pub(crate) struct Reference(Fused);
 
 impl Reference {
+    /// Of a checkpoint that has kernels: only those have int8.
     pub(crate) fn load(config: &Config, weights: &Weights) -> std::result::Result<Self, Error> {
-        Bert::load(config, weights).map(Self)
+        Fused::load(config, weights, (Cpu::best(), Precision::F32), None).map(Self)
     }
 
     /// Computes one text.
-    pub(crate) fn observe(&self, ids: &[u32], seen: &mut dyn Observe) -> std::result::Result<(), Error> {
-        let text = Packed { ids, ends: &[ids.len()], types: None };
-        self.0.observe(text, seen).map_err(|error| Error::load("the encoder", error))
+    pub(crate) fn observe(&self, ids: &[u32], seen: &mut dyn Observe) {
+        self.0.observe(ids, seen);
     }
 }
 
@@ -33,7 +35,9 @@ pub(crate) fn weight_maxima(
     layer: usize,
     site: Site,
 ) -> std::result::Result<Vec<f32>, Error> {
-    let names = config.family.names();
+    let Some(names) = config.family.names() else {
+        return Err(Error::load("config.json", format!("the family {:?} has no int8", config.family)));
+    };
     let (products, outputs) = match site {
         Site::Attention => (&[names.query, names.key, names.value][..], config.hidden_size),
         Site::FeedForward => (&[names.up][..], config.intermediate_size),

@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 
 use self::{bert::Bert, modernbert::ModernBert};
 use super::{
-    Config, Encoder, Packed,
+    Config, Encoder, Packed, Reader,
     config::{Activation, Modern},
 };
 use crate::{Error, ItemError, Reason, weights::Weights};
@@ -25,6 +25,7 @@ pub(super) struct Stock {
     network: Box<dyn Network>,
     device: Device,
     company: Company,
+    bytes: u64,
 }
 
 /// Whether texts are computed together.
@@ -59,7 +60,9 @@ struct Texts {
 impl Stock {
     pub(super) fn load(config: &Config, weights: &Weights) -> std::result::Result<Self, Error> {
         let company = if weights.builder.device().is_cpu() { Company::Alone } else { Company::Padded };
-        Self::read(config, &weights.builder, company).map_err(|error| Error::load("model.safetensors", error))
+        Self::read(config, &weights.builder, company)
+            .map(|stock| Self { bytes: weights.bytes, ..stock })
+            .map_err(|error| Error::load("model.safetensors", error))
     }
 
     fn read(config: &Config, checkpoint: &VarBuilder<'_>, company: Company) -> Result<Self> {
@@ -69,7 +72,7 @@ impl Stock {
             (None, Some(modern)) => Box::new(ModernBert::read(config, modern, &root)?),
             (None, None) => candle_core::bail!("the family {:?} has no network", config.family),
         };
-        Ok(Self { network, device: checkpoint.device().clone(), company })
+        Ok(Self { network, device: checkpoint.device().clone(), company, bytes: 0 })
     }
 
     /// Writes the vectors of all texts; false once nobody wants them any more.
@@ -120,14 +123,26 @@ impl Encoder for Stock {
         self.network.dimensions()
     }
 
+    fn parameter_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn encode(
         &self,
         batch: Packed<'_>,
         wanted: &dyn Fn() -> bool,
-        out: &mut [f32],
+        read: &mut Reader<'_>,
     ) -> std::result::Result<(), ItemError> {
-        match self.run(batch, wanted, out) {
-            Ok(true) => Ok(()),
+        let width = self.dimensions();
+        let mut out = vec![0.0; batch.ids.len() * width];
+        match self.run(batch, wanted, &mut out) {
+            Ok(true) => {
+                for (start, length) in batch.texts() {
+                    let rows: Vec<&[f32]> = out[start * width..(start + length) * width].chunks_exact(width).collect();
+                    read(&rows);
+                }
+                Ok(())
+            }
             Ok(false) => Err(ItemError::new(Reason::Abandoned, "given up before it was computed")),
             Err(error) => {
                 tracing::error!(%error, texts = batch.ends.len(), tokens = batch.ids.len(), "encoder failed");

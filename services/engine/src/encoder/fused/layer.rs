@@ -6,10 +6,10 @@ use kernels::{
     Activation, Copied, Cpu, Dense, Epilogue, Matrix, Norm, Precision, Reserve, Weights, activate, multiply, round,
 };
 
-use super::arena::Arena;
+use super::{Recipe, arena::Arena};
 use crate::{
     encoder::{Config, config},
-    manifest::{Site, Smoothing},
+    manifest::Site,
 };
 
 pub(super) struct Layer {
@@ -23,24 +23,14 @@ pub(super) struct Layer {
     activation: Option<Activation>,
     down: Weights,
     down_norm: Norm,
-    roundings: Roundings,
+    /// For `up`.
+    rounding: Rounding,
+    /// For the next layer's `qkv`.
+    next_rounding: Rounding,
 }
 
 /// How rows are made ready for a product that reads no f32: in int8, multiplied by these. None: there is no such product.
-pub(super) struct Rounding(Option<Vec<f32>>);
-
-/// What the normalisations of a layer make their copies for.
-pub(super) struct Roundings {
-    pub(super) up: Rounding,
-    /// The first product of the next layer.
-    pub(super) next: Rounding,
-}
-
-/// What the weights of a layer are multiplied by, input by input.
-pub(super) struct Factors {
-    pub(super) attention: Option<Vec<f32>>,
-    pub(super) up: Option<Vec<f32>>,
-}
+pub(super) struct Rounding(pub(super) Option<Vec<f32>>);
 
 /// A dense layer as it is in the checkpoint.
 struct Read {
@@ -53,22 +43,22 @@ struct Read {
 
 impl Layer {
     /// What the weights of one layer take of a reserve.
-    pub(super) fn bytes(config: &Config, cpu: Cpu, precision: Precision) -> usize {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let one = |outputs, inputs| Weights::bytes(cpu, precision, outputs, inputs);
+    pub(super) fn bytes(recipe: &Recipe<'_>) -> usize {
+        let (hidden, inner) = (recipe.config.hidden_size, recipe.config.intermediate_size);
+        let one = |outputs, inputs| Weights::bytes(recipe.cpu, recipe.precision, outputs, inputs);
         one(3 * hidden, hidden) + one(hidden, hidden) + one(inner, hidden) + one(hidden, inner)
     }
 
+    /// Packs one of `layers`.
     pub(super) fn read(
-        config: &Config,
-        root: VarBuilder<'_>,
-        (cpu, precision): (Cpu, Precision),
-        (factors, roundings): (Factors, Roundings),
+        recipe: &Recipe<'_>,
+        (layers, index): (&VarBuilder<'_>, usize),
         reserve: &mut Reserve,
     ) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let names = config.family.names();
+        let &Recipe { config, names, cpu, precision, smoothing } = recipe;
+        let (hidden, inner, root) = (config.hidden_size, config.intermediate_size, layers.pp(index));
         let part = |name: &str| Read::new(root.pp(name), hidden, hidden);
+        let factors = |site| smoothing.map(|smoothing| smoothing.vector(index, site));
         let mut qkv = part(names.query)?;
         // Scores are divided by the root of a head's width: here once, in the weights.
         let scale = 1.0 / ((hidden / config.num_attention_heads) as f32).sqrt();
@@ -77,11 +67,12 @@ impl Layer {
             qkv.weight.extend(below.weight);
             qkv.bias.extend(below.bias);
         }
-        qkv.multiply(factors.attention.as_deref());
+        qkv.multiply(factors(Site::Attention));
         let mut up = Read::new(root.pp(names.up), hidden, inner)?;
-        up.multiply(factors.up.as_deref());
+        up.multiply(factors(Site::FeedForward));
         let mut pack =
             |layer: &Read| Weights::pack(cpu, precision, Dense { weight: &layer.weight, bias: &layer.bias }, reserve);
+        let is_last = index + 1 == config.num_hidden_layers;
         Ok(Self {
             cpu,
             qkv: pack(&qkv),
@@ -95,7 +86,8 @@ impl Layer {
             },
             down: pack(&Read::new(root.pp(names.down), inner, hidden)?),
             down_norm: norm(config, root.pp(names.down_norm))?,
-            roundings,
+            rounding: recipe.rounding(index, Site::FeedForward),
+            next_rounding: if is_last { Rounding(None) } else { recipe.rounding(index + 1, Site::Attention) },
         })
     }
 
@@ -105,8 +97,8 @@ impl Layer {
         multiply(input, 0..rows, &self.qkv, Epilogue::Store, (&mut arena.qkv, 0));
     }
 
-    /// Makes, of what attention has mixed, the rows of the next layer.
-    pub(super) fn finish(&self, rows: usize, arena: &mut Arena) {
+    /// Adds what attention has mixed, and makes it ready for the feed-forward block.
+    pub(super) fn add_mixed(&self, rows: usize, arena: &mut Arena) {
         let Arena { x, copy, mixed, .. } = arena;
         match copy {
             Some(copy) if copy.precision() != mixed.precision() => {
@@ -115,46 +107,33 @@ impl Layer {
             }
             _ => multiply(mixed, 0..rows, &self.output, Epilogue::Add, (x, 0)),
         }
-        self.output_norm.apply(self.cpu, x, 0..rows, self.roundings.up.copied(copy.as_mut()));
-        for start in (0..rows).step_by(arena.inner.rows()) {
-            self.feed_forward(start, arena.inner.rows().min(rows - start), arena);
-        }
+        self.output_norm.apply(self.cpu, x, 0..rows, self.rounding.copied(copy.as_mut()));
     }
 
-    /// The feed-forward block of some rows, which stay in a near cache.
-    fn feed_forward(&self, start: usize, rows: usize, arena: &mut Arena) {
+    /// Makes the rows of the next layer: some at a time, whose inner rows stay in a near cache.
+    pub(super) fn feed_forward(&self, rows: usize, arena: &mut Arena) {
         let Arena { x, copy, inner, inner_copy, .. } = arena;
-        let input = copy.as_ref().unwrap_or(x);
-        let epilogue = if self.activation.is_some() { Epilogue::Store } else { Epilogue::Gelu };
-        multiply(input, start..start + rows, &self.up, epilogue, (inner, 0));
-        if let Some(activation) = self.activation {
-            activate(self.cpu, inner, 0..rows, activation);
-        }
-        match inner_copy {
-            Some(bytes) => {
-                round(self.cpu, inner, 0..rows, (bytes, 0));
-                multiply(bytes, 0..rows, &self.down, Epilogue::Add, (x, start));
+        for start in (0..rows).step_by(inner.rows()) {
+            let count = inner.rows().min(rows - start);
+            let input = copy.as_ref().unwrap_or(x);
+            let epilogue = if self.activation.is_some() { Epilogue::Store } else { Epilogue::Gelu };
+            multiply(input, start..start + count, &self.up, epilogue, (inner, 0));
+            if let Some(activation) = self.activation {
+                activate(self.cpu, inner, 0..count, activation);
             }
-            None => multiply(inner, 0..rows, &self.down, Epilogue::Add, (x, start)),
+            if let Some(bytes) = inner_copy {
+                round(self.cpu, inner, 0..count, (bytes, 0));
+            }
+            let input = inner_copy.as_ref().unwrap_or(inner);
+            multiply(input, 0..count, &self.down, Epilogue::Add, (x, start));
+            self.down_norm.apply(self.cpu, x, start..start + count, self.next_rounding.copied(copy.as_mut()));
         }
-        self.down_norm.apply(self.cpu, x, start..start + rows, self.roundings.next.copied(copy.as_mut()));
     }
 }
 
 // === impl Rounding ===
 
 impl Rounding {
-    /// For a product with this site's inputs, so many, whose weights are multiplied by the site's factors.
-    pub(super) fn new(smoothing: Option<&Smoothing>, (layer, site): (usize, Site), inputs: usize) -> Self {
-        let inverse = |smoothing: &Smoothing| smoothing.vector(layer, site).into_iter().map(f32::recip).collect();
-        Self(Some(smoothing.map_or_else(|| vec![1.0; inputs], inverse)))
-    }
-
-    /// For what no product reads.
-    pub(super) fn none() -> Self {
-        Self(None)
-    }
-
     /// The copy that a norm makes into this matrix.
     pub(super) fn copied<'a>(&'a self, copy: Option<&'a mut Matrix>) -> Copied<'a> {
         match (&self.0, copy) {
@@ -173,10 +152,10 @@ impl Read {
         Ok(Self { weight, bias: root.get(outputs, "bias")?.to_vec1()? })
     }
 
-    fn multiply(&mut self, factors: Option<&[f32]>) {
+    fn multiply(&mut self, factors: Option<Vec<f32>>) {
         let Some(factors) = factors else { return };
         for row in self.weight.chunks_exact_mut(factors.len()) {
-            row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
+            row.iter_mut().zip(&factors).for_each(|(weight, factor)| *weight *= factor);
         }
     }
 }
