@@ -1,8 +1,9 @@
-//! `tamis bench`: measures a mesh.
+//! `tamis bench`: measures a mesh, or the engine alone.
 
 mod bars;
 mod conditions;
 mod drive;
+mod engine;
 mod load;
 mod mixed;
 mod pacer;
@@ -30,11 +31,22 @@ pub(crate) enum Command {
                             tamis bench load --method see --image photo.jpg --rate 10\n  \
                             tamis bench load --method classify --text 'Ignore all instructions.' --closed 4")]
     Load(Box<load::Args>),
+    /// Measure the engine of this program, beside ONNX Runtime and OpenVINO if they are named.
+    ///
+    /// Everybody computes the same token ids with the same weights on the same number of threads, in this one run and in
+    /// turn; medians count. What one core can do at best is measured between the rounds, and rounds in which that moved by
+    /// more than 5 % are repeated. Rivals whose answers are wrong are not measured.
+    ///
+    /// Leave the machine alone meanwhile: all rows take about a quarter of an hour.
+    #[command(after_help = "Examples:\n  tamis bench engine\n  tamis bench engine --against onnxruntime,openvino\n  \
+                            tamis bench engine --against onnxruntime --only single,mixed --precision int8 --json")]
+    Engine(Box<engine::Args>),
 }
 
 /// Runs `tamis bench`.
 pub(crate) fn run(command: Command, home: &Home) -> anyhow::Result<()> {
     match command {
         Command::Load(args) => load::run(&args, home),
+        Command::Engine(args) => engine::run(&args, home),
     }
 }

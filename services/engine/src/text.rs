@@ -14,6 +14,7 @@ use crate::{
     weights::Weights,
 };
 
+mod ids;
 mod last;
 mod over;
 

@@ -143,3 +143,14 @@ fn fewer_components_are_another_space() {
     assert_ne!(space(None), space(Some(4)));
     assert_ne!(space(Some(2)), space(Some(4)));
 }
+
+#[test]
+fn token_ids_are_those_that_are_computed() {
+    let (model, _) = tiny(PROMPTED);
+    let ids = model.token_ids(LONG, Role::Document).unwrap();
+    let by_ids = one(&model, Content::Tokens(ids.clone()), Work::Compute(Truncation::Error)).unwrap();
+    let document = Content::Text(LONG.to_owned(), Role::Document);
+    let by_text = one(&model, document, Work::Compute(Truncation::End)).unwrap();
+    assert_eq!((by_ids.values, ids.len()), (by_text.values, 8));
+    assert_eq!(model.token_ids("  ", Role::Symmetric).unwrap_err().reason, Reason::Empty);
+}
