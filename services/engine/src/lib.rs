@@ -34,7 +34,7 @@ pub use compute::{Compute, ComputePath, DeviceChoice, PathChoice, Plan, Precisio
 pub use error::Error;
 pub use head::{Head, ScoreMode};
 pub use info::ModelInfo;
-pub use kernels::{Precision, Tier};
+pub use kernels::{Cpu, Precision, Tier, peak};
 pub use manifest::{Manifest, ModelFiles, ModelName, Task};
 pub use model::{ItemError, Model, Reason, Watch};
 pub use parts::Parts;

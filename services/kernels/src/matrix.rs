@@ -1,6 +1,6 @@
 //! Rows of activations.
 
-use crate::{Precision, memory::Block};
+use crate::{Precision, Reserve, memory::Block};
 
 /// Words that no row uses, so that rows of a power of two do not all fall on the same lines of a cache.
 const GAP_WORDS: usize = 16;
@@ -25,19 +25,29 @@ pub struct Matrix {
 // === impl Matrix ===
 
 impl Matrix {
-    /// Zeros, `rows` of `width`.
+    /// Zeros, `rows` of `width`, in memory of their own.
     #[must_use]
     pub fn zeros(precision: Precision, rows: usize, width: usize) -> Self {
-        // Whole vectors, so that the last one of a row may be written in full.
-        let words = width.div_ceil(precision.values_per_word());
-        let stride = words.next_multiple_of(GAP_WORDS) + GAP_WORDS;
+        Self::within(&mut Reserve::new(Self::bytes(precision, rows, width)), precision, rows, width)
+    }
+
+    /// What [`Self::within`] takes of its reserve.
+    #[must_use]
+    pub fn bytes(precision: Precision, rows: usize, width: usize) -> usize {
+        Reserve::bytes(rows * stride(precision, width))
+    }
+
+    /// Zeros, in memory of the reserve.
+    #[must_use]
+    pub fn within(reserve: &mut Reserve, precision: Precision, rows: usize, width: usize) -> Self {
+        let stride = stride(precision, width);
         let per_row = if precision == Precision::Int8 { rows } else { 0 };
         Self {
             precision,
             rows,
             width,
             stride,
-            block: Block::new(rows * stride),
+            block: reserve.take(rows * stride),
             scales: vec![0.0; per_row],
             zeros: vec![0.0; per_row],
         }
@@ -95,4 +105,9 @@ impl Matrix {
     pub(crate) fn words_mut(&mut self) -> &mut [u32] {
         self.block.get_mut()
     }
+}
+
+/// Words from one row to the next: whole vectors, so that the last one of a row may be written in full, and a gap.
+fn stride(precision: Precision, width: usize) -> usize {
+    width.div_ceil(precision.values_per_word()).next_multiple_of(GAP_WORDS) + GAP_WORDS
 }

@@ -1,6 +1,6 @@
 //! What a chunk is computed in.
 
-use kernels::{Heads, Matrix, Precision, Scratch, Tier};
+use kernels::{Heads, Matrix, Precision, Reserve, Scratch, Tier};
 
 /// Bytes of the feed-forward block's inner rows that are kept at a time: with the weights that stream by they stay in a
 /// second-level cache of 1 MB.
@@ -46,14 +46,25 @@ impl Arena {
         let attention = if copied && tier.has_bf16() { Precision::Bf16 } else { Precision::F32 };
         let rounded = if precision == Precision::Bf16 { Precision::Bf16 } else { Precision::F32 };
         let inner_rows = inner_rows(inner, rounded).min(rows);
-        let bytes = precision == Precision::Int8;
+        let is_int8 = precision == Precision::Int8;
+        let bytes = |precision, rows, width, used: bool| if used { Matrix::bytes(precision, rows, width) } else { 0 };
+        // All in one piece, which is large enough for huge pages.
+        let mut reserve = Reserve::new(
+            bytes(Precision::F32, rows, hidden, true)
+                + bytes(precision, rows, hidden, copied)
+                + bytes(attention, rows, 3 * hidden, true)
+                + bytes(rounded, rows, hidden, true)
+                + bytes(rounded, inner_rows, inner, true)
+                + bytes(precision, inner_rows, inner, is_int8),
+        );
+        let mut take = |precision, rows, width| Matrix::within(&mut reserve, precision, rows, width);
         Self {
-            x: Matrix::zeros(Precision::F32, rows, hidden),
-            copy: copied.then(|| Matrix::zeros(precision, rows, hidden)),
-            qkv: Matrix::zeros(attention, rows, 3 * hidden),
-            mixed: Matrix::zeros(rounded, rows, hidden),
-            inner: Matrix::zeros(rounded, inner_rows, inner),
-            inner_copy: bytes.then(|| Matrix::zeros(precision, inner_rows, inner)),
+            x: take(Precision::F32, rows, hidden),
+            copy: copied.then(|| take(precision, rows, hidden)),
+            qkv: take(attention, rows, 3 * hidden),
+            mixed: take(rounded, rows, hidden),
+            inner: take(rounded, inner_rows, inner),
+            inner_copy: is_int8.then(|| take(precision, inner_rows, inner)),
             scratch: Scratch::new(rows.min(512), heads.width),
         }
     }

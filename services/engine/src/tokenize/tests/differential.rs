@@ -126,7 +126,7 @@ fn every_character_of_unicode_leaves_its_neighbours_alone_as_in_tokenizers() {
     let tokenizer = tokenizer(&bert(&vocabulary()));
     let fast = WordPiece::of(&tokenizer).unwrap();
     // Most planes have nothing but private or unassigned characters, which are all alike.
-    let told = |letter: &char| matches!(*letter as u32 >> 16, 0..=3 | 14) || *letter as u32 % 17 == 0;
+    let told = |letter: &char| matches!(*letter as u32 >> 16, 0..=3 | 14) || (*letter as u32).is_multiple_of(17);
     let letters: Vec<char> = (char::MIN..=char::MAX).filter(told).collect();
     // Alone, within a word, at either end of one; so far apart that each is for itself.
     let around = [(" ", " "), ("", ""), (" ", ""), ("", " ")];
