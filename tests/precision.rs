@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path};
 
-use proto::model::v1 as pb;
+use proto::{common::v1 as common, embedding::v1::EmbedRequest, model::v1 as pb};
 
-use crate::harness::{Folder, Roles, embed, failed, metric, metrics, succeeded, tamis};
+use crate::harness::{Folder, Roles, embed, failed, metric, metrics, succeeded, tamis, vector};
 
 const MODEL: &str = "all-minilm-l6-v2";
 /// The model's revision in f32, on which heads are trained and which clients pin.
@@ -105,4 +105,37 @@ async fn only_encoders_of_texts_are_quantized() {
     succeeded(&tamis(folder.path(), &["models", "pull", "small"]).await);
     failed(&quantize(&["small"]).await, &["it is for int8 already"]);
     assert!(!folder.path().join("manifests/small-int8.toml").exists());
+}
+
+/// The cosine of two vectors of length 1.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test]
+async fn a_quantized_model_serves_beside_its_original_and_stays_near_it() {
+    let folder = Folder::new();
+    let made = tamis(folder.path(), &["models", "quantize", MODEL, "--as", "small"]).await;
+    let printed = succeeded(&made);
+    assert!(printed.contains("139") && printed.contains("tamis models load small"), "{printed}");
+    let again = tamis(folder.path(), &["models", "quantize", MODEL, "--as", "small"]).await;
+    failed(&again, &["there is a model small already", "tamis models remove small"]);
+
+    let models = format!("models = [{MODEL:?}, \"small\"]\n");
+    let roles = Roles::start_in(folder, &[("embedding", &models)]).await;
+    let client = roles.client().await;
+    let texts = ["A man is eating food.", "Where can I buy tickets for the evening ferry?", "let x = 5;"];
+    let ask = async |model: &str| {
+        let selector = common::ModelSelector { model: model.into(), ..Default::default() };
+        client.embedding().embed(EmbedRequest { model: Some(selector), ..embed(texts) }).await.unwrap().into_inner()
+    };
+    let (exact, rounded) = (ask(MODEL).await, ask("small").await);
+    for (exact, rounded) in exact.results.iter().zip(&rounded.results) {
+        let cosine = cosine(&vector(exact), &vector(rounded));
+        assert!(cosine > 0.998, "{cosine}");
+    }
+    let model = rounded.model.unwrap();
+    assert_eq!(model.dtype, "int8");
+    assert_ne!(model.revision, exact.model.unwrap().revision);
+    assert_ne!(rounded.space_id, exact.space_id);
 }

@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn the_environment_chooses_models() {
         let variables = Variables::from([("TAMIS_VISION__MODELS".to_owned(), "['a', 'b']".to_owned())]);
-        assert_eq!(models(Role::Vision, &home(), &variables).unwrap(), ["a", "b"]);
-        assert_eq!(models(Role::Embedding, &home(), &variables).unwrap(), ["all-minilm-l6-v2"]);
+        assert_eq!(hosting(Role::Vision, &home(), &variables).unwrap().models, ["a", "b"]);
+        assert_eq!(hosting(Role::Embedding, &home(), &variables).unwrap().models, ["all-minilm-l6-v2"]);
     }
 
     #[test]

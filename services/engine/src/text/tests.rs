@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use super::*;
-use crate::{Manifest, ScoreMode};
+use crate::{Compute, Manifest, Precision, PrecisionChoice, ScoreMode};
 
 mod families;
 mod inputs;
@@ -13,9 +13,10 @@ mod over;
 mod quantize;
 mod rerank;
 
-const HIDDEN: usize = 8;
+/// A shape that has kernels.
+const HIDDEN: usize = 64;
 const HEADS: usize = 2;
-const INNER: usize = 12;
+const INNER: usize = 32;
 const LAYERS: usize = 2;
 const POSITIONS: usize = 10;
 const WORDS: [&str; 9] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "man", "eats", "food", "##s"];
@@ -58,7 +59,12 @@ fn checkpoint(prefix: &str) -> Checkpoint {
     named.push(("classifier.weight".to_owned(), vec![3, HIDDEN]));
     named.push(("classifier.bias".to_owned(), vec![3]));
     let mut seed = 7;
-    let mut fill = |shape: &[usize]| (0..shape.iter().product()).map(|_| f64::from(noise(&mut seed) as f32)).collect();
+    // Sums over rows of any length are of order 1.
+    let size = |shape: &[usize]| if shape.len() == 2 { 3.0 / (shape[1] as f64).sqrt() } else { 1.0 };
+    let mut fill = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|_| f64::from((noise(&mut seed) * size(shape)) as f32));
+        values.collect()
+    };
     named.into_iter().map(|(name, shape)| (name, (shape.clone(), fill(&shape)))).collect()
 }
 
@@ -109,6 +115,11 @@ fn write(folder: &Path, checkpoint: &Checkpoint) {
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
+/// Models in f32.
+fn exact() -> Parts {
+    Parts::new(Compute { precision: PrecisionChoice::Only(Precision::F32), ..Compute::default() })
+}
+
 /// A model of this recipe, from files that only the test has: the store has checked their digests in real life.
 fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
     let task = match recipe {
@@ -122,7 +133,7 @@ fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
         "name = \"tiny\"\ntask = \"{task}\"\nlicence = \"MIT\"\nsources = [{{ hub = \"a/b\" }}]\n{files}{recipe}"
     );
     let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None };
-    TextModel::load(&files, TextLimits { bytes_max: 100, windows_max: 3 })
+    TextModel::load_sharing(&files, TextLimits { bytes_max: 100, windows_max: 3 }, &exact())
 }
 
 fn tiny(recipe: &str) -> (TextModel, Checkpoint) {

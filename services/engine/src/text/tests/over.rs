@@ -1,7 +1,7 @@
 //! Heads over embedding models.
 
 use super::*;
-use crate::{Parts, manifest::Sha256Digest, train::Layer};
+use crate::{manifest::Sha256Digest, train::Layer};
 
 const LIMITS: TextLimits = TextLimits { bytes_max: 100, windows_max: 1 };
 
@@ -44,7 +44,7 @@ fn a_head_reads_the_vectors_as_their_model_makes_them() {
     for unit in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let files = files(folder.path(), unit, &layer());
-        let model = TextModel::load(&files, LIMITS).unwrap();
+        let model = TextModel::load_sharing(&files, LIMITS, &exact()).unwrap();
         let base = model.base().unwrap();
         assert!(model.head().unwrap().labels == ["bad", "good"] && base.head().is_none());
         assert_eq!((model.info().dimensions, base.info().dimensions, model.info().max_input_tokens), (0, 8, 8));
@@ -64,7 +64,7 @@ fn a_head_reads_the_vectors_as_their_model_makes_them() {
 #[test]
 fn a_head_says_what_it_and_its_base_are_made_of() {
     let folder = tempfile::tempdir().unwrap();
-    let model = TextModel::load(&files(folder.path(), true, &layer()), LIMITS).unwrap();
+    let model = TextModel::load_sharing(&files(folder.path(), true, &layer()), LIMITS, &exact()).unwrap();
     let info = model.info();
     let names: Vec<_> = info.file_digests.keys().map(String::as_str).collect();
     assert_eq!(names, ["config.json", "head.safetensors", "model.safetensors", "tokenizer.json"]);
@@ -75,13 +75,13 @@ fn a_head_says_what_it_and_its_base_are_made_of() {
 fn models_with_the_same_parts_have_them_once_and_free_them_together() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path(), true, &layer());
-    let parts = Parts::default();
+    let parts = exact();
     let load = |files: &ModelFiles| TextModel::load_sharing(files, LIMITS, &parts).unwrap();
     let (first, second, plain) = (load(&files), load(&files), load(files.base.as_ref().unwrap()));
     for other in [&second, &plain, first.base().unwrap()] {
         assert!(Arc::ptr_eq(&first.encoder, &other.encoder) && Arc::ptr_eq(&first.tokens, &other.tokens));
     }
-    let alone = TextModel::load(&files, LIMITS).unwrap();
+    let alone = TextModel::load_sharing(&files, LIMITS, &exact()).unwrap();
     assert!(!Arc::ptr_eq(&first.encoder, &alone.encoder));
 
     // The same weights by another name are the same; other weights are not.
@@ -101,11 +101,12 @@ fn models_with_the_same_parts_have_them_once_and_free_them_together() {
 fn a_head_that_does_not_fit_is_refused_with_both_names() {
     let folder = tempfile::tempdir().unwrap();
     let narrow = Layer { weight: vec![0.0; 2 * 5], bias: vec![0.0; 2] };
-    let error = TextModel::load(&files(folder.path(), true, &narrow), LIMITS).err().unwrap().to_string();
+    let error =
+        TextModel::load_sharing(&files(folder.path(), true, &narrow), LIMITS, &exact()).err().unwrap().to_string();
     assert!(error.contains("mood") && error.contains("does not fit base"), "{error}");
 
     let mut files = files(folder.path(), true, &layer());
     files.base = Some(Box::new(files.clone()));
-    let error = TextModel::load(&files, LIMITS).err().unwrap().to_string();
+    let error = TextModel::load_sharing(&files, LIMITS, &exact()).err().unwrap().to_string();
     assert!(error.contains("makes labels, not vectors"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Compute, PathChoice, Plan,
+    PathChoice, Plan,
     manifest::{Exponents, Quantization},
     quantize,
 };
@@ -105,11 +105,11 @@ fn a_manifest_for_int8_is_written_and_read_and_has_a_revision_of_its_own() {
     assert!(text.contains("precision = \"int8\"") && text.contains("smoothing = \"\"\"\n"), "{text}");
     assert_eq!(Manifest::parse(&text).unwrap(), manifest);
     assert_ne!(manifest.revision(), files.manifest.revision());
-    assert_ne!(manifest.space(8), files.manifest.space(8));
+    assert_ne!(manifest.space(HIDDEN as u32), files.manifest.space(HIDDEN as u32));
     let mut told = manifest.clone();
     told.quantization.as_mut().unwrap().measured =
         Some(quantize::Measured { texts: 9, cosine_mean: 0.999, cosine_min: 0.99 });
-    assert_eq!((told.revision(), told.space(8)), (manifest.revision(), manifest.space(8)));
+    assert_eq!((told.revision(), told.space(HIDDEN as u32)), (manifest.revision(), manifest.space(HIDDEN as u32)));
     assert_eq!(Manifest::parse(&toml::to_string(&told).unwrap()).unwrap(), told);
 }
 
@@ -138,7 +138,7 @@ fn factors_of_another_checkpoint_are_refused_when_it_is_loaded() {
     let mut files = files(folder.path());
     files.manifest = quantized(&files.manifest, Exponents::nearest([1.0; 8]));
     let error = Plan::new(&files, &Compute::default()).unwrap_err().to_string();
-    assert!(error.contains("8 factors, a checkpoint of 2 layers of 8 components needs 32"), "{error}");
+    assert!(error.contains("8 factors, a checkpoint of 2 layers of 64 components needs 256"), "{error}");
 }
 
 #[test]
@@ -146,6 +146,6 @@ fn a_plan_says_the_revision_before_the_model_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path());
     let model = load(folder.path(), MEAN).unwrap();
-    let plan = Plan::new(&files, &Compute::default()).unwrap();
+    let plan = Plan::new(&files, &exact().compute).unwrap();
     assert_eq!((plan, plan.revision(&files.manifest)), (model.info().plan, model.info().revision.clone()));
 }
