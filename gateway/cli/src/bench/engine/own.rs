@@ -66,7 +66,7 @@ pub(crate) fn compute(precision: Precision, tier: Option<Tier>) -> Compute {
 /// Loads a model for texts, in this number format only.
 pub(crate) fn load_texts(files: &ModelFiles, compute: Compute) -> anyhow::Result<Arc<TextModel>> {
     let model = TextModel::load_sharing(files, TEXT_LIMITS, &Parts::new(compute))?;
-    check(compute, model.info().dtype)?;
+    check(compute, model.info().plan.precision)?;
     Ok(Arc::new(model))
 }
 
@@ -90,9 +90,9 @@ pub(crate) fn inputs(texts: &[Vec<u32>]) -> Vec<TextInput> {
 }
 
 /// A model that quietly computes in another format would be compared with the wrong rivals.
-fn check(compute: Compute, done: &str) -> anyhow::Result<()> {
+fn check(compute: Compute, done: Precision) -> anyhow::Result<()> {
     match compute.precision {
-        PrecisionChoice::Only(wanted) if wanted.as_str() != done => bail!("it is computed in {done} here"),
+        PrecisionChoice::Only(wanted) if wanted != done => bail!("it is computed in {done} here"),
         _ => Ok(()),
     }
 }
@@ -115,7 +115,10 @@ impl Texts {
         let outputs = match &self.crew {
             Some(crew) => crew.runtime.block_on(crew.pool.run(&self.model, inputs(call), CALL))?.results,
             None => {
-                let run = |chunk: &[Vec<u32>]| self.model.run(inputs(chunk), &mut Watch::start(&|| true));
+                let run = |chunk: &[Vec<u32>]| {
+                    let inputs = inputs(chunk);
+                    self.model.run(&inputs.iter().collect::<Vec<_>>(), &mut Watch::start(&|| true))
+                };
                 chunks(call).into_iter().flat_map(run).collect()
             }
         };
@@ -155,15 +158,15 @@ impl Contestant for Texts {
 impl Images {
     /// Loads a model in this number format.
     pub(crate) fn load(files: &ModelFiles, compute: Compute, precision: Precision) -> anyhow::Result<Self> {
-        let model = ImageModel::load(files, IMAGE_LIMITS)?;
-        check(compute, model.info().dtype)?;
+        let model = ImageModel::load(files, IMAGE_LIMITS, &compute)?;
+        check(compute, model.info().plan.precision)?;
         Ok(Self { engine: Engine { library: Library::Tamis, precision }, model, task: None })
     }
 
     /// The logits, and the time that the network alone took.
     fn logits(&self, picture: &Picture) -> anyhow::Result<(Vec<f32>, Duration)> {
         let mut watch = Watch::start(&|| true);
-        let output = self.model.run(vec![picture.input.clone()], &mut watch).pop();
+        let output = self.model.run(&[&picture.input], &mut watch).pop();
         let output = output.ok_or_else(|| anyhow!("the model gave no answer"))??;
         Ok((output.values, watch.compute))
     }
@@ -282,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_model_in_another_format_than_was_asked_for_is_no_contestant() {
-        assert!(check(compute(Precision::F32, None), "f32").is_ok());
-        assert!(check(compute(Precision::Bf16, None), "f32").is_err());
+        assert!(check(compute(Precision::F32, None), Precision::F32).is_ok());
+        assert!(check(compute(Precision::Bf16, None), Precision::F32).is_err());
     }
 }
