@@ -216,7 +216,7 @@ mod tests {
         let rows: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(rows[0], ["NAME", "TASK", "LICENCE", "SIZE", "PRESENT"]);
         assert_eq!(rows[1], ["all-minilm-l6-v2", "embedding", "Apache-2.0", "-", "no"]);
-        assert_eq!(rows.len(), 6);
+        assert_eq!(rows.len(), 8);
     }
 
     #[test]

@@ -286,11 +286,13 @@ impl Manifest {
     /// The models that need no manifest of the user's, ordered by name.
     #[must_use]
     pub fn builtin() -> Vec<Self> {
-        const TEXTS: [&str; 5] = [
+        const TEXTS: [&str; 7] = [
             include_str!("../models/all-minilm-l6-v2.toml"),
+            include_str!("../models/all-minilm-l6-v2-int8.toml"),
             include_str!("../models/efficientnet-lite0.toml"),
             include_str!("../models/efficientnet-lite2.toml"),
             include_str!("../models/prompt-injection-minilm-v5.toml"),
+            include_str!("../models/prompt-injection-minilm-v5-int8.toml"),
             include_str!("../models/sentiment-minilm-v1.toml"),
         ];
         #[expect(clippy::expect_used, reason = "the texts are part of the program, and a test parses them")]

@@ -342,14 +342,16 @@ head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thre
             names,
             [
                 "all-minilm-l6-v2",
+                "all-minilm-l6-v2-int8",
                 "efficientnet-lite0",
                 "efficientnet-lite2",
                 "prompt-injection-minilm-v5",
+                "prompt-injection-minilm-v5-int8",
                 "sentiment-minilm-v1"
             ]
         );
         assert_ne!(all[0].revision(), all[1].revision());
-        assert_eq!(all[1].head.as_ref().unwrap().labels.as_ref().unwrap().names().len(), 1000);
+        assert_eq!(all[2].head.as_ref().unwrap().labels.as_ref().unwrap().names().len(), 1000);
     }
 
     /// Heads are trained on it, and clients pin it: a new key of a recipe must leave it as it is.
@@ -358,7 +360,7 @@ head = { labels = ["no", "yes"], activation = "softmax", temperature = 0.8, thre
         let all = Manifest::builtin();
         let revision = "sha256:1a9436147aa79447c8c18700c2e8f398184597034dcfc9e03aad5444c63c1440";
         assert_eq!(all[0].revision().as_str(), revision);
-        assert_eq!(all[4].base.as_ref().unwrap().revision.as_str(), revision);
+        assert_eq!(all[6].base.as_ref().unwrap().revision.as_str(), revision);
     }
 
     #[test]
