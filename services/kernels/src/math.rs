@@ -44,6 +44,13 @@ unsafe fn clamp<S: Simd>(x: S::V, bound: f32) -> S::V {
     S::max(S::splat(-bound), S::min(S::splat(bound), x))
 }
 
+/// Cut to 0 to 6.
+#[inline(always)]
+pub(crate) unsafe fn relu6<S: Simd>(x: S::V) -> S::V {
+    // The operands stand so that what is not a number goes through.
+    S::min(S::splat(6.0), S::max(S::splat(0.0), x))
+}
+
 /// Beyond it the normal distribution is 0 or 1 to f32.
 const GELU_BOUND: f32 = 5.6;
 const GELU_ABOVE: [f32; 6] =

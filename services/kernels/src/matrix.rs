@@ -4,6 +4,8 @@ use crate::{Precision, Reserve, memory::Block};
 
 /// Words that no row uses, so that rows of a power of two do not all fall on the same lines of a cache.
 const GAP_WORDS: usize = 16;
+/// Numbers in the widest vector of any tier.
+const VALUES_MAX: usize = 16;
 
 /// Rows of numbers, one below the other, in the format of one precision: what a product reads or writes.
 ///
@@ -53,6 +55,33 @@ impl Matrix {
         }
     }
 
+    /// Zeros without gaps between the rows, in memory of the reserve: pixels of feature maps, which may be shorter than
+    /// the gap.
+    ///
+    /// # Panics
+    ///
+    /// In int8.
+    #[must_use]
+    pub fn pixels(precision: Precision, rows: usize, width: usize, reserve: &mut Reserve) -> Self {
+        assert_ne!(precision, Precision::Int8, "pixels have no scales");
+        let stride = pixel_words(precision, width);
+        let block = reserve.take(rows * stride);
+        Self { precision, rows, width, stride, block, scales: Vec::new(), zeros: Vec::new() }
+    }
+
+    /// Makes pixels of another map, without gaps, of the same memory; what they hold is arbitrary.
+    ///
+    /// # Panics
+    ///
+    /// If there is less memory than that, or in int8.
+    pub fn reshape(&mut self, rows: usize, width: usize) {
+        assert_ne!(self.precision, Precision::Int8, "pixels have no scales");
+        let stride = pixel_words(self.precision, width);
+        let words = self.words().len();
+        assert!(rows.checked_mul(stride).is_some_and(|most| most <= words), "{rows} x {width} in {words} words");
+        (self.rows, self.width, self.stride) = (rows, width, stride);
+    }
+
     /// Format of the numbers.
     #[must_use]
     pub fn precision(&self) -> Precision {
@@ -97,7 +126,7 @@ impl Matrix {
         self.stride
     }
 
-    /// All words; a row may be written up to the next multiple of 16 words.
+    /// All words; a row may be written up to the next multiple of 16 numbers.
     pub(crate) fn words(&self) -> &[u32] {
         self.block.get()
     }
@@ -110,4 +139,9 @@ impl Matrix {
 /// Words from one row to the next: whole vectors, so that the last one of a row may be written in full, and a gap.
 fn stride(precision: Precision, width: usize) -> usize {
     width.div_ceil(precision.values_per_word()).next_multiple_of(GAP_WORDS) + GAP_WORDS
+}
+
+/// Words of a pixel: whole vectors of any tier.
+fn pixel_words(precision: Precision, width: usize) -> usize {
+    width.next_multiple_of(VALUES_MAX) / precision.values_per_word()
 }

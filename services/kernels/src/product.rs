@@ -19,6 +19,8 @@ pub enum Epilogue {
     Gelu,
     /// It is added to what is there, in f32.
     Add,
+    /// It is cut to 0 to 6 and stored.
+    Relu6,
 }
 
 /// Multiplies `rows` of the input by the weights, adds the bias, and puts the results into `out`, from row `at` on.
@@ -26,7 +28,7 @@ pub enum Epilogue {
 /// # Panics
 ///
 /// If precision or shape do not fit: the input has the weights' precision and as many columns as they have inputs; `out`
-/// is f32 or, unless it is added to, bf16, and has as many columns as there are outputs.
+/// is f32 or bf16, and has as many columns as there are outputs.
 pub fn multiply(
     input: &Matrix,
     rows: Range<usize>,
@@ -42,23 +44,19 @@ pub fn multiply(
     let start = stride * at;
     let bias = weights.bias().as_ptr();
     match (out.precision(), epilogue) {
-        (Precision::F32, Epilogue::Add) => {
-            let out = Strided { start: out.words_mut()[start..].as_mut_ptr().cast(), stride };
-            by_precision(input, rows, weights, Added { out, bias });
-        }
         (Precision::F32, _) => {
             let out = ToF32(Strided { start: out.words_mut()[start..].as_mut_ptr().cast(), stride });
             store(input, rows, weights, epilogue, (out, bias));
         }
-        (Precision::Bf16, Epilogue::Store | Epilogue::Gelu) => {
+        (Precision::Bf16, _) => {
             let out = ToBf16(Strided { start: out.words_mut()[start / 2..].as_mut_ptr().cast(), stride });
             store(input, rows, weights, epilogue, (out, bias));
         }
-        (precision, epilogue) => panic!("{epilogue:?} in {precision}"),
+        (Precision::Int8, _) => panic!("{epilogue:?} in int8"),
     }
 }
 
-fn store<O: Finish>(
+fn store<O: Stored>(
     input: &Matrix,
     rows: Range<usize>,
     weights: &Weights,
@@ -68,11 +66,14 @@ fn store<O: Finish>(
     match (epilogue, weights.precision()) {
         (Epilogue::Gelu, Precision::F32) => by_precision(input, rows, weights, Activated { out, bias }),
         (Epilogue::Gelu, _) => by_precision(input, rows, weights, RoughlyActivated { out, bias }),
-        _ => by_precision(input, rows, weights, Biased { out, bias }),
+        (Epilogue::Add, _) => by_precision(input, rows, weights, Added { out, bias }),
+        (Epilogue::Relu6, _) => by_precision(input, rows, weights, Clipped { out, bias }),
+        (Epilogue::Store, _) => by_precision(input, rows, weights, Biased { out, bias }),
     }
 }
 
-fn by_precision<F: Finish>(input: &Matrix, rows: Range<usize>, weights: &Weights, finish: F) {
+/// Multiplies these rows, which are there and fit the weights, by all panels.
+pub(crate) fn by_precision<F: Finish>(input: &Matrix, rows: Range<usize>, weights: &Weights, finish: F) {
     if rows.is_empty() {
         return;
     }
@@ -150,9 +151,34 @@ struct RoughlyActivated<O> {
     bias: *const f32,
 }
 
-struct Added {
-    out: Strided<*mut f32>,
+struct Added<O> {
+    out: O,
     bias: *const f32,
+}
+
+/// Cut to 0 to 6.
+pub(crate) struct Clipped<O> {
+    pub(crate) out: O,
+    pub(crate) bias: *const f32,
+}
+
+/// Reads back what was put.
+pub(crate) trait Stored: Finish {
+    unsafe fn get<S: Simd>(&self, row: usize, column: usize) -> S::V;
+}
+
+impl Stored for ToF32 {
+    #[inline(always)]
+    unsafe fn get<S: Simd>(&self, row: usize, column: usize) -> S::V {
+        S::load(self.0.start.add(row * self.0.stride + column))
+    }
+}
+
+impl Stored for ToBf16 {
+    #[inline(always)]
+    unsafe fn get<S: Simd>(&self, row: usize, column: usize) -> S::V {
+        S::load_bf16(self.0.start.add(row * self.0.stride + column))
+    }
 }
 
 impl Finish for ToF32 {
@@ -190,11 +216,18 @@ impl<O: Finish> Finish for RoughlyActivated<O> {
     }
 }
 
-impl Finish for Added {
+impl<O: Stored> Finish for Added<O> {
     #[inline(always)]
     unsafe fn put<S: Simd>(&self, row: usize, column: usize, values: S::V) {
-        let place = self.out.start.add(row * self.out.stride + column);
-        S::store(place, S::add(S::add(values, S::load(self.bias.add(column))), S::load(place)));
+        let values = S::add(values, S::load(self.bias.add(column)));
+        self.out.put::<S>(row, column, S::add(values, self.out.get::<S>(row, column)));
+    }
+}
+
+impl<O: Finish> Finish for Clipped<O> {
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, row: usize, column: usize, values: S::V) {
+        self.out.put::<S>(row, column, math::relu6::<S>(S::add(values, S::load(self.bias.add(column)))));
     }
 }
 

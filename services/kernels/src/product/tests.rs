@@ -58,6 +58,17 @@ fn check(rows: usize, inputs: usize, outputs: usize, seed: u64) {
             let mut out = Matrix::zeros(Precision::Bf16, rows, outputs);
             multiply(&input, 0..rows, &weights, Epilogue::Store, (&mut out, 0));
             assert_near(&read(&out), &expected, 0.005, &what);
+            multiply(&input, 0..rows, &weights, Epilogue::Add, (&mut out, 0));
+            assert_near(&read(&out), &twice, 0.01, &what);
+            // Among gaps, and without.
+            for mut out in [
+                Matrix::zeros(out.precision(), rows, outputs),
+                Matrix::pixels(out.precision(), rows, outputs, &mut Reserve::new(0)),
+            ] {
+                multiply(&input, 0..rows, &weights, Epilogue::Relu6, (&mut out, 0));
+                let cut: Vec<f64> = expected.iter().map(|x| x.clamp(0.0, 6.0)).collect();
+                assert_near(&read(&out), &cut, 0.005, &what);
+            }
         }
     }
 }
