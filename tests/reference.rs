@@ -7,7 +7,9 @@ use proto::{
 };
 use tokenizers::Tokenizer;
 
-use crate::harness::{Photo, classify, embed, image, lee_similarities, lee_texts, mesh, photos, see, vector};
+use crate::harness::{
+    Channels, Photo, Roles, classify, embed, image, lee_similarities, lee_texts, mesh, photos, see, vector,
+};
 
 #[tokio::test]
 async fn embeddings_have_the_reference_components() {
@@ -92,11 +94,22 @@ async fn injections_score_as_published() {
 
 #[tokio::test]
 async fn photos_are_recognised_as_published() {
-    let (mesh, photos) = (mesh(), photos());
+    recognises_photos(&mesh().client().await, 0.03).await;
+}
+
+/// Rounding to bf16 moves a probability by another hundredth at most.
+#[tokio::test]
+async fn photos_are_recognised_in_bf16_too() {
+    let roles = Roles::start_with(&["vision"], "[compute]\nprecision = \"bf16\"\n").await;
+    recognises_photos(&roles.client().await, 0.04).await;
+}
+
+/// Some probabilities are within `tolerance` of the published ones.
+async fn recognises_photos(client: &Channels, tolerance: f32) {
+    let photos = photos();
     assert_eq!(photos.len(), 20);
     let request = see(photos.iter().map(|photo| image(photo.file.clone())));
-    let response: pb::ClassifyImagesResponse =
-        mesh.client().await.vision().classify_images(request).await.unwrap().into_inner();
+    let response: pb::ClassifyImagesResponse = client.vision().classify_images(request).await.unwrap().into_inner();
     let all: Vec<_> = response.results.iter().map(labels).collect();
     // 18 of 20 were right at the first place with another JPEG decoder. This one differs by a few grey levels, and photo 19
     // is a tie: ground beetle 0.431, dung beetle 0.429. Whoever comes within 0.01 of the best counts as right.
@@ -114,7 +127,7 @@ async fn photos_are_recognised_as_published() {
     {
         let best = &all[photo][0];
         assert_eq!((best.id, best.name.as_str()), (photos[photo].class, name));
-        assert!((best.score - probability).abs() < 0.03, "{} instead of {probability}: {name}", best.score);
+        assert!((best.score - probability).abs() < tolerance, "{} instead of {probability}: {name}", best.score);
     }
 }
 

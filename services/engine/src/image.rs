@@ -5,7 +5,7 @@ use kernels::Precision;
 
 use crate::{
     Compute, Error, Head, ItemError, Model, ModelInfo, Plan, Reason, Watch,
-    efficientnet::{self, EfficientNet},
+    efficientnet::{self, Network, Numbers},
     info::Measured,
     manifest::{Architecture, ImageRecipe, ModelFiles},
     weights::Weights,
@@ -24,7 +24,7 @@ pub struct ImageModel {
     info: ModelInfo,
     recipe: ImageRecipe,
     limits: ImageLimits,
-    network: EfficientNet,
+    network: Box<dyn Network>,
     head: Head,
 }
 
@@ -123,8 +123,15 @@ pub struct ImageOutput {
 }
 
 /// The precisions that there are kernels for; none: the network has no fast path.
-pub(crate) fn kernel_precisions(_: Architecture) -> &'static [Precision] {
-    &[]
+pub(crate) fn kernel_precisions(architecture: Architecture) -> &'static [Precision] {
+    match architecture {
+        Architecture::EfficientnetLite0 | Architecture::EfficientnetLite2 => efficientnet::KERNEL_PRECISIONS,
+    }
+}
+
+/// What the bytes of an image stand for.
+fn numbers(recipe: &ImageRecipe) -> Numbers {
+    std::array::from_fn(|colour| std::array::from_fn(|byte| (byte as f32 - recipe.mean[colour]) / recipe.std[colour]))
 }
 
 // === impl Dimensions ===
@@ -169,7 +176,8 @@ impl ImageModel {
         let plan = Plan::new(files, compute)?;
         // Mapped only while it loads: folding the batch norms rewrites every weight.
         let weights = Weights::map(&files.path("model.safetensors"))?;
-        let network = EfficientNet::load(&weights.builder, scale).map_err(|error| Error::load(name, error))?;
+        let network = efficientnet::load(&weights.builder, scale, &numbers(recipe), plan);
+        let network = network.map_err(|error| Error::load(name, error))?;
         let measured = Measured {
             max_input_tokens: 0,
             dimensions: efficientnet::FEATURES as u32,
@@ -203,17 +211,17 @@ impl ImageModel {
         Ok(ImageOutput { values: values?, pixels })
     }
 
-    /// The pixels of the image, and what the network sees of them.
-    fn prepare(&self, input: &ImageInput) -> Result<(u64, Vec<f32>), ItemError> {
+    /// The pixels of the image, and those that the network sees.
+    fn prepare(&self, input: &ImageInput) -> Result<(u64, Vec<u8>), ItemError> {
         let picture = decode::decode(&input.source, &self.limits)?;
         let pixels = u64::from(picture.width) * u64::from(picture.height);
         Ok((pixels, resize::prepare(picture, input.crop, &self.recipe)?))
     }
 
-    fn compute(&self, prepared: &[f32], output: ImageOutputKind) -> Result<Vec<f32>, ItemError> {
+    fn compute(&self, prepared: &[u8], output: ImageOutputKind) -> Result<Vec<f32>, ItemError> {
         let values = self.network.features(prepared).and_then(|features| match output {
             ImageOutputKind::Features => Ok(features),
-            ImageOutputKind::Logits => self.network.logits(features),
+            ImageOutputKind::Logits => self.network.logits(&features),
         });
         let values = values.map_err(|error| ItemError::new(Reason::Engine, error.to_string()))?;
         if values.iter().all(|value| value.is_finite()) {
@@ -251,13 +259,18 @@ mod tests {
     };
 
     fn model() -> ImageModel {
+        model_with(recipe())
+    }
+
+    fn model_with(recipe: ImageRecipe) -> ImageModel {
         let manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
         let head = Head::new(manifest.head.as_ref().unwrap(), Vec::new()).unwrap();
         let measured =
             Measured { max_input_tokens: 0, dimensions: 1280, labels: head.labels.clone(), parameter_bytes: 0 };
-        let network = EfficientNet::load(&Seeded::builder(), LITE0).unwrap();
-        let plan = Plan { device: DeviceChoice::Cpu, path: ComputePath::Candle, precision: Precision::F32 };
-        ImageModel { info: ModelInfo::new(&manifest, plan, measured), recipe: recipe(), limits: LIMITS, network, head }
+        let path = ComputePath::Kernels(kernels::Tier::detect());
+        let plan = Plan { device: DeviceChoice::Cpu, path, precision: Precision::F32 };
+        let network = efficientnet::load(&Seeded::builder(), LITE0, &numbers(&recipe), plan).unwrap();
+        ImageModel { info: ModelInfo::new(&manifest, plan, measured), recipe, limits: LIMITS, network, head }
     }
 
     fn input(bytes: Vec<u8>, output: ImageOutputKind) -> ImageInput {
@@ -290,8 +303,8 @@ mod tests {
 
     #[test]
     fn output_that_is_not_finite_fails_with_its_image_only() {
-        let mut model = model();
-        model.recipe.std = [f32::MIN_POSITIVE, 1.0, 1.0]; // (255 - 127) / std is infinite, (127 - 127) / std is 0
+        let std = [f32::MIN_POSITIVE, 1.0, 1.0];
+        let model = model_with(ImageRecipe { std, ..recipe() }); // (255 - 127) / std is infinite, (127 - 127) / std is 0
         let raw = |gray: u8| ImageInput {
             source: ImageSource::Raw(RawImage {
                 width: 1,
@@ -305,6 +318,12 @@ mod tests {
         let outputs = model.run(&[&raw(255), &raw(127)], &mut Watch::start(&|| true));
         assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Engine);
         assert!(outputs[1].is_ok());
+    }
+
+    #[test]
+    fn bytes_are_normalised_by_colour() {
+        let numbers = numbers(&ImageRecipe { std: [128.0, 64.0, 128.0], ..recipe() });
+        assert_eq!([numbers[0][127], numbers[1][255], numbers[2][0]], [0.0, 2.0, -127.0 / 128.0]);
     }
 
     #[test]

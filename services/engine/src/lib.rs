@@ -17,7 +17,6 @@ pub mod manifest;
 pub mod model;
 mod parts;
 pub mod pool;
-mod product;
 pub mod quantize;
 mod revision;
 pub mod store;

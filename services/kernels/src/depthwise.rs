@@ -11,7 +11,7 @@ use std::{marker::PhantomData, ops::Range};
 use crate::{
     Cpu, Dense, Matrix, Precision, Reserve, Ring, math,
     memory::Block,
-    simd::{Kernel, Simd},
+    simd::{Kernel, Simd, Strided},
     tile,
 };
 
@@ -192,7 +192,7 @@ struct Lines<'a, T, const SIDE: usize, const STRIDE: usize> {
 /// outside the map.
 struct Field<T, const SIDE: usize> {
     lines: [*const T; SIDE],
-    /// Numbers from one pixel to the next, here and in the output.
+    /// Numbers from one pixel to the next.
     stride: usize,
     weights: *const f32,
     bias: *const f32,
@@ -206,9 +206,10 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
         let Self { layer, ring, outputs, out, .. } = self;
         let (size, pixels) = (ring.size(), ring.pixels());
         let (top, width) = (layer.window.border(size.height).0, layer.window.places(size.width));
-        let stride = pixels.stride() * pixels.precision().values_per_word();
-        let line = ring.line_words() * pixels.precision().values_per_word();
+        let per_word = pixels.precision().values_per_word();
+        let (stride, line) = (pixels.stride() * per_word, ring.line_words() * per_word);
         let start: *const T = pixels.words().as_ptr().cast();
+        let out_stride = out.stride() * per_word;
         let out: *mut T = out.words_mut().as_mut_ptr().cast();
         let (weights, bias) = (layer.weights.get::<f32>().as_ptr(), layer.bias.get::<f32>().as_ptr());
         // Block by block, so that the lines of one stay in the nearest cache from one line of output to the next.
@@ -223,9 +224,10 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
                     }
                 }
                 let field = Field { lines, stride, weights, bias: bias.add(channel) };
-                let out = out.add(number * width * stride + channel);
+                let out = out.add(number * width * out_stride + channel);
                 for (first, count) in tile::tiles(width, S::TILE_ROWS) {
-                    convolve::<S, T, SIDE, STRIDE>(&field, first, count, out.add(first * stride));
+                    let out = Strided { start: out.add(first * out_stride), stride: out_stride };
+                    convolve::<S, T, SIDE, STRIDE>(&field, first, count, out);
                 }
             }
         }
@@ -237,7 +239,7 @@ unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
     field: &Field<T, SIDE>,
     first: usize,
     count: usize,
-    out: *mut T,
+    out: Strided<*mut T>,
 ) {
     match count {
         1 => pixels::<S, T, SIDE, STRIDE, 1>(field, first, out),
@@ -257,7 +259,7 @@ unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
 unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, const COUNT: usize>(
     field: &Field<T, SIDE>,
     first: usize,
-    out: *mut T,
+    out: Strided<*mut T>,
 ) {
     // Not compiled where registers would not do.
     if COUNT > S::TILE_ROWS {
@@ -284,7 +286,7 @@ unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, con
         }
     }
     for (pixel, sum) in sums.into_iter().enumerate() {
-        T::store::<S>(out.add(pixel * field.stride), math::relu6::<S>(sum));
+        T::store::<S>(out.start.add(pixel * out.stride), math::relu6::<S>(sum));
     }
 }
 

@@ -19,8 +19,6 @@ mod arena;
 /// Bytes of widened and convolved lines that are kept at a time: with the weights that stream by they stay in a
 /// second-level cache of 1 MB.
 const STRIP_BYTES: usize = 448 << 10;
-/// Most lines of a strip.
-const STRIP_LINES_MAX: usize = 16;
 
 /// The layers of a checkpoint.
 pub(super) struct Layers {
@@ -222,13 +220,16 @@ impl Block {
     }
 }
 
-/// Lines of output to compute at a time: as many as fit, in strips of the same height. A map of which more than half fits
-/// is taken as a whole, so that its weights, which are the larger part there, are read once.
+/// Lines of output to compute at a time: as many as fit, in strips of the same height. A map that is smaller than its
+/// weights is taken as a whole, so that they are read once.
 fn strip(shape: &Shape, size: Size, precision: Precision) -> usize {
-    let value = size_of::<u32>() / precision.values_per_word();
     let height = shape.window.places(size.height);
-    let line = size.width * shape.wide * value;
-    let most = (STRIP_BYTES / line / (shape.window.stride + 1)).clamp(1, STRIP_LINES_MAX);
+    if size.pixels() <= shape.inputs + shape.outputs {
+        return height;
+    }
+    let line = size.width * shape.wide * size_of::<u32>() / precision.values_per_word();
+    // A line of output is made of as many lines of the wide map as the window moves by, and is kept too.
+    let most = (STRIP_BYTES / line / (shape.window.stride + 1)).max(1);
     height.div_ceil(height.div_ceil(most))
 }
 

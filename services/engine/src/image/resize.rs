@@ -1,6 +1,6 @@
-//! Makes the network's input of a picture: crop, resize, turn, normalise.
+//! Makes the network's input of a picture: crop, resize, turn.
 
-use ::image::{DynamicImage, RgbImage};
+use ::image::{DynamicImage, RgbImage, metadata::Orientation};
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
     images::{TypedCroppedImage, TypedImage, TypedImageRef},
@@ -17,8 +17,8 @@ use crate::{
     manifest::{Filter, ImageRecipe},
 };
 
-/// The square of `recipe.crop` pixels that the network sees: by row, column, colour, normalised.
-pub(super) fn prepare(picture: Picture, crop: Option<Crop>, recipe: &ImageRecipe) -> Result<Vec<f32>, ItemError> {
+/// The square of `recipe.crop` pixels that the network sees: by row, column, colour.
+pub(super) fn prepare(picture: Picture, crop: Option<Crop>, recipe: &ImageRecipe) -> Result<Vec<u8>, ItemError> {
     let (width, height) = upright(picture.width, picture.height, picture.orientation);
     let whole = Region::whole(width, height);
     let visible = match crop {
@@ -30,20 +30,14 @@ pub(super) fn prepare(picture: Picture, crop: Option<Crop>, recipe: &ImageRecipe
     let centre = visible.centre(recipe).stored(orientation, visible);
     let square = resize(&picture, visible.stored(orientation, whole), centre, recipe)
         .map_err(|error| ItemError::new(Reason::Engine, format!("the image cannot be resized: {error}")))?;
+    if orientation == Orientation::NoTransforms {
+        return Ok(square);
+    }
     let square = RgbImage::from_raw(recipe.crop, recipe.crop, square)
         .ok_or_else(|| ItemError::new(Reason::Engine, "the resized image is not square"))?;
     let mut square = DynamicImage::ImageRgb8(square);
     square.apply_orientation(orientation);
-
-    let pixels = square.into_rgb8().into_raw();
-    let normalised = pixels.as_chunks().0.iter().flat_map(|pixel: &[u8; 3]| {
-        let mut values = pixel.map(f32::from);
-        for (value, (mean, std)) in values.iter_mut().zip(recipe.mean.iter().zip(&recipe.std)) {
-            *value = (*value - mean) / std;
-        }
-        values
-    });
-    Ok(normalised.collect())
+    Ok(square.into_rgb8().into_raw())
 }
 
 /// Resizes the part `centre` of the part `visible` of a picture. No pixel outside `visible` has an influence.
@@ -57,7 +51,8 @@ fn resize(
     let all = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.rgb)?;
     let (width, height) = (visible.x.length as u32, visible.y.length as u32);
     let source = TypedCroppedImage::from_ref(&all, visible.x.start as u32, visible.y.start as u32, width, height)?;
-    let mut square = TypedImage::<U8x3>::new(recipe.crop, recipe.crop);
+    let mut bytes = vec![0; recipe.crop as usize * recipe.crop as usize * 3];
+    let mut square = TypedImage::<U8x3>::from_buffer(recipe.crop, recipe.crop, &mut bytes)?;
     let filter = match recipe.filter {
         Filter::Bilinear => FilterType::Bilinear,
         Filter::Bicubic => FilterType::CatmullRom,
@@ -66,13 +61,11 @@ fn resize(
     let options =
         ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(x.start, y.start, x.length, y.length);
     Resizer::new().resize_typed(&source, &mut square, &options)?;
-    Ok(square.pixels().iter().flat_map(|pixel| pixel.0).collect())
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use ::image::metadata::Orientation;
-
     use super::*;
     use crate::image::samples::{photo, recipe};
 
@@ -81,24 +74,14 @@ mod tests {
         Picture { width: image.width(), height: image.height(), rgb, orientation }
     }
 
-    fn prepared(image: &DynamicImage, orientation: Orientation) -> Vec<f32> {
+    fn prepared(image: &DynamicImage, orientation: Orientation) -> Vec<u8> {
         prepare(picture(image, orientation), None, &recipe()).unwrap()
     }
 
-    /// Greatest difference in steps of a byte.
-    fn difference(a: &[f32], b: &[f32]) -> f32 {
+    /// Greatest difference of two bytes.
+    fn difference(a: &[u8], b: &[u8]) -> u8 {
         assert_eq!(a.len(), b.len());
-        a.iter().zip(b).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) * recipe().std[0]
-    }
-
-    #[test]
-    fn pixels_are_normalised_by_colour() {
-        let image = DynamicImage::ImageRgb8(RgbImage::from_pixel(300, 400, ::image::Rgb([127, 255, 0])));
-        let mut recipe = recipe();
-        recipe.std[1] = 64.0;
-        let values = prepare(picture(&image, Orientation::NoTransforms), None, &recipe).unwrap();
-        assert_eq!(values.len(), 224 * 224 * 3);
-        assert!(values.as_chunks().0.iter().all(|pixel| *pixel == [0.0, 2.0, -127.0 / 128.0]));
+        a.iter().zip(b).fold(0, |most, (a, b)| most.max(a.abs_diff(*b)))
     }
 
     #[test]
@@ -110,10 +93,9 @@ mod tests {
         Resizer::new().resize_typed(&all, &mut whole, &options).unwrap();
         let mut expected = Vec::new();
         for row in whole.pixels().chunks_exact(433).skip(16).take(224) {
-            let values = row[104..][..224].iter().flat_map(|pixel| pixel.0);
-            expected.extend(values.map(|value| (f32::from(value) - 127.0) / 128.0));
+            expected.extend(row[104..][..224].iter().flat_map(|pixel| pixel.0));
         }
-        assert!(difference(&prepared(&image, Orientation::NoTransforms), &expected) <= 1.01);
+        assert!(difference(&prepared(&image, Orientation::NoTransforms), &expected) <= 1);
     }
 
     #[test]
@@ -125,7 +107,7 @@ mod tests {
             turned.apply_orientation(orientation);
             let (last, first) = (prepared(&stored, orientation), prepared(&turned, Orientation::NoTransforms));
             // A few steps are the rounding between the two passes, whose order turning swaps.
-            assert!(difference(&last, &first) <= 4.01, "orientation {exif}: {}", difference(&last, &first));
+            assert!(difference(&last, &first) <= 4, "orientation {exif}: {}", difference(&last, &first));
         }
     }
 
@@ -135,17 +117,17 @@ mod tests {
         let image = DynamicImage::ImageRgb8(image);
         let right = Crop { x_min: 0.5, y_min: 0.0, x_max: 1.0, y_max: 1.0 };
         let values = prepare(picture(&image, Orientation::NoTransforms), Some(right), &recipe()).unwrap();
-        assert!(values.iter().all(|&value| value == -127.0 / 128.0));
+        assert!(values.iter().all(|&value| value == 0));
         // Upside down, the white half is the right one.
         let values = prepare(picture(&image, Orientation::Rotate180), Some(right), &recipe()).unwrap();
-        assert!(values.iter().all(|&value| value == 1.0));
+        assert!(values.iter().all(|&value| value == 255));
     }
 
     #[test]
     fn extreme_shapes_cost_no_more_than_others() {
         for (width, height) in [(1, 1), (100_000, 1), (1, 100_000), (3, 2)] {
             let image = DynamicImage::ImageRgb8(RgbImage::from_pixel(width, height, ::image::Rgb([255; 3])));
-            assert!(prepared(&image, Orientation::Rotate90).iter().all(|&value| value == 1.0), "{width} x {height}");
+            assert!(prepared(&image, Orientation::Rotate90).iter().all(|&value| value == 255), "{width} x {height}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an image is computed in.
 
-use kernels::{Matrix, Patches, Precision, Ring, Size, Stem};
+use kernels::{Matrix, Patches, Precision, Reserve, Ring, Size, Stem};
 
 use super::{Block, Widen};
 use crate::efficientnet::{CLASSES, FEATURES};
@@ -34,6 +34,8 @@ pub(super) struct Room {
 
 /// Channels of a pixel that has no gap.
 const PIXEL: usize = 16;
+/// For what the parts of an arena are rounded up by, and its patches.
+const ROUNDING_BYTES: usize = 1 << 19;
 
 // === impl Room ===
 
@@ -62,14 +64,18 @@ impl Room {
 
 impl Arena {
     pub(super) fn new(room: &Room, precision: Precision) -> Self {
-        let matrix = |numbers: usize| Matrix::pixels(precision, numbers.div_ceil(PIXEL), PIXEL);
+        // All in one piece, which is large enough for huge pages.
+        let numbers = 2 * room.map + room.ring + room.convolved;
+        let reserve = &mut Reserve::new(numbers * size_of::<u32>() / precision.values_per_word() + ROUNDING_BYTES);
+        let mut pixels = |numbers: usize| Matrix::pixels(precision, numbers.div_ceil(PIXEL), PIXEL, reserve);
+        let (map, next, convolved) = (pixels(room.map), pixels(room.map), pixels(room.convolved));
         let one = |precision, width| Matrix::zeros(precision, 1, width);
         Self {
-            map: matrix(room.map),
-            next: matrix(room.map),
-            ring: Ring::new(precision, room.ring),
-            convolved: matrix(room.convolved),
-            patches: Patches::new(precision, room.image, room.patches),
+            map,
+            next,
+            convolved,
+            ring: Ring::new(precision, room.ring, reserve),
+            patches: Patches::new(precision, room.image, room.patches, reserve),
             features: one(Precision::F32, FEATURES),
             rounded: (precision != Precision::F32).then(|| one(precision, FEATURES)),
             logits: one(Precision::F32, CLASSES),
