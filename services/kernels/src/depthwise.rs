@@ -2,7 +2,7 @@
 //!
 //! A vector of channels of several neighbouring pixels stays in registers while the window passes over them: of each line
 //! of the window the pixels are loaded once and used for all its columns. The sums of a pixel are made in the order of
-//! the window, whatever the pixels beside it are. They are f32, also where the map is bf16.
+//! the window, whatever the pixels beside it are.
 
 #![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "pointers into matrices, checked before")]
 
@@ -108,15 +108,14 @@ impl Depthwise {
     ///
     /// # Panics
     ///
-    /// If the ring was not begun for such a layer, or has not all lines that these are made of, or `out` has another
-    /// precision, other columns or too few rows.
+    /// If the ring was not begun for such a layer, or has not all lines that these are made of, or `out` is neither f32 nor
+    /// bf16, or has other columns or too few rows.
     pub fn convolve(&self, ring: &Ring, outputs: Range<usize>, out: &mut Matrix) {
         let (window, size) = (self.window, ring.size());
         let width = window.places(size.width);
         assert!(ring.window() == window && ring.pixels().width() == self.channels, "a ring of another layer");
         assert!(outputs.end <= window.places(size.height), "lines {outputs:?} of {size:?}");
-        let shapes = (out.precision(), out.width());
-        assert_eq!(shapes, (ring.pixels().precision(), self.channels), "precision and channels");
+        assert_eq!(out.width(), self.channels, "channels");
         assert!(outputs.len() * width <= out.rows(), "{outputs:?} x {width} pixels in {} rows", out.rows());
         if outputs.is_empty() {
             return;
@@ -132,7 +131,7 @@ impl Depthwise {
         match out.precision() {
             Precision::F32 => self.by_window::<f32>(ring, outputs, out),
             Precision::Bf16 => self.by_window::<u16>(ring, outputs, out),
-            Precision::Int8 => unreachable!("pixels are f32 or bf16"),
+            Precision::Int8 => panic!("a convolution in int8"),
         }
     }
 
@@ -148,18 +147,12 @@ impl Depthwise {
     }
 }
 
-/// A number of a feature map.
+/// A number of the output.
 trait Number: Sized {
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
     unsafe fn store<S: Simd>(p: *mut Self, values: S::V);
 }
 
 impl Number for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f32) -> S::V {
-        S::load(p)
-    }
-
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut f32, values: S::V) {
         S::store(p, values);
@@ -168,11 +161,6 @@ impl Number for f32 {
 
 /// bf16.
 impl Number for u16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const u16) -> S::V {
-        S::load_bf16(p)
-    }
-
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut u16, values: S::V) {
         S::store_bf16(p, values);
@@ -190,8 +178,8 @@ struct Lines<'a, T, const SIDE: usize, const STRIDE: usize> {
 
 /// What the window sees of the ring, from the first pixel of a tile on: a pointer per line, null where the line lies
 /// outside the map.
-struct Field<T, const SIDE: usize> {
-    lines: [*const T; SIDE],
+struct Field<const SIDE: usize> {
+    lines: [*const f32; SIDE],
     /// Numbers from one pixel to the next.
     stride: usize,
     weights: *const f32,
@@ -206,10 +194,9 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
         let Self { layer, ring, outputs, out, .. } = self;
         let (size, pixels) = (ring.size(), ring.pixels());
         let (top, width) = (layer.window.border(size.height).0, layer.window.places(size.width));
-        let per_word = pixels.precision().values_per_word();
-        let (stride, line) = (pixels.stride() * per_word, ring.line_words() * per_word);
-        let start: *const T = pixels.words().as_ptr().cast();
-        let out_stride = out.stride() * per_word;
+        let (stride, line) = (pixels.stride(), ring.line());
+        let start: *const f32 = pixels.words().as_ptr().cast();
+        let out_stride = out.stride() * out.precision().values_per_word();
         let out: *mut T = out.words_mut().as_mut_ptr().cast();
         let (weights, bias) = (layer.weights.get::<f32>().as_ptr(), layer.bias.get::<f32>().as_ptr());
         // Block by block, so that the lines of one stay in the nearest cache from one line of output to the next.
@@ -236,7 +223,7 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
 
 #[inline(always)]
 unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
-    field: &Field<T, SIDE>,
+    field: &Field<SIDE>,
     first: usize,
     count: usize,
     out: Strided<*mut T>,
@@ -257,7 +244,7 @@ unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
 /// A vector of channels of `COUNT` neighbouring pixels.
 #[inline(always)]
 unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, const COUNT: usize>(
-    field: &Field<T, SIDE>,
+    field: &Field<SIDE>,
     first: usize,
     out: Strided<*mut T>,
 ) {
@@ -275,7 +262,7 @@ unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, con
         let line = line.add(first * STRIDE * field.stride);
         let mut seen = [S::splat(0.0); COLUMNS_MAX];
         for (column, seen) in seen.iter_mut().enumerate().take((COUNT - 1) * STRIDE + SIDE) {
-            *seen = T::load::<S>(line.add(column * field.stride));
+            *seen = S::load(line.add(column * field.stride));
         }
         for column in 0..SIDE {
             let weight = S::load(weights);

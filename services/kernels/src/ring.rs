@@ -3,12 +3,15 @@
 //! A block of a network widens its map, convolves each channel, and narrows it again. The wide map of a whole image is
 //! megabytes; of it only the lines live that the convolution is about to read, in a ring, so that they never leave the
 //! second-level cache.
+//!
+//! Its numbers are f32, also where the products before and behind it read bf16: a convolution of few numbers, whose sums
+//! are differences of large ones, is where rounding would show most.
 
 #![expect(unsafe_code, reason = "pointers into matrices, checked before")]
 
 use crate::{
     Depthwise, Matrix, Precision, Reserve, Weights, Window,
-    product::{self, Clipped, ToBf16, ToF32},
+    product::{self, Clipped, ToF32},
     simd::{Simd, Strided},
     tile::Finish,
 };
@@ -54,11 +57,11 @@ impl Size {
 // === impl Ring ===
 
 impl Ring {
-    /// Room for so many numbers, in f32 or bf16, in memory of the reserve.
+    /// Room for so many numbers, in memory of the reserve.
     #[must_use]
-    pub fn new(precision: Precision, numbers: usize, reserve: &mut Reserve) -> Self {
+    pub fn new(numbers: usize, reserve: &mut Reserve) -> Self {
         Self {
-            pixels: Matrix::pixels(precision, numbers.div_ceil(PIXEL), PIXEL, reserve),
+            pixels: Matrix::pixels(Precision::F32, numbers.div_ceil(PIXEL), PIXEL, reserve),
             lines: 0,
             size: Size { height: 0, width: 0 },
             window: Window { side: 1, stride: 1 },
@@ -118,24 +121,14 @@ impl Ring {
         self.place(lines);
         let (bias, places) = (weights.bias().as_ptr(), self.places.as_ptr());
         // Places are of numbers and not of rows.
-        let stride = 1;
-        match self.pixels.precision() {
-            Precision::F32 => {
-                let out = ToF32(Strided { start: self.pixels.words_mut().as_mut_ptr().cast(), stride });
-                product::by_precision(input, rows, weights, Clipped { out: Scattered { out, places }, bias });
-            }
-            Precision::Bf16 => {
-                let out = ToBf16(Strided { start: self.pixels.words_mut().as_mut_ptr().cast(), stride });
-                product::by_precision(input, rows, weights, Clipped { out: Scattered { out, places }, bias });
-            }
-            Precision::Int8 => unreachable!("pixels are f32 or bf16"),
-        }
+        let out = ToF32(Strided { start: self.pixels.words_mut().as_mut_ptr().cast(), stride: 1 });
+        product::by_precision(input, rows, weights, Clipped { out: Scattered { out, places }, bias });
         self.come += lines;
     }
 
     /// Finds the places of the next lines' pixels.
     fn place(&mut self, lines: usize) {
-        let stride = self.pixels.stride() * self.pixels.precision().values_per_word();
+        let stride = self.pixels.stride();
         let ((top, _), (left, _)) = (self.window.border(self.size.height), self.window.border(self.size.width));
         let line = line(self.window, self.size);
         self.places.clear();
@@ -146,8 +139,8 @@ impl Ring {
         }
     }
 
-    /// Words from one line to the next.
-    pub(crate) fn line_words(&self) -> usize {
+    /// Numbers from one line to the next.
+    pub(crate) fn line(&self) -> usize {
         line(self.window, self.size) * self.pixels.stride()
     }
 
@@ -186,12 +179,12 @@ fn line(window: Window, size: Size) -> usize {
 }
 
 /// Puts each row where its place is.
-struct Scattered<O> {
-    out: O,
+struct Scattered {
+    out: ToF32,
     places: *const u32,
 }
 
-impl<O: Finish> Finish for Scattered<O> {
+impl Finish for Scattered {
     #[inline(always)]
     unsafe fn put<S: Simd>(&self, row: usize, column: usize, values: S::V) {
         // SAFETY: there is a place for every row of the product.

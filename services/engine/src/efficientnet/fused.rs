@@ -224,12 +224,14 @@ impl Block {
 /// weights is taken as a whole, so that they are read once.
 fn strip(shape: &Shape, size: Size, precision: Precision) -> usize {
     let height = shape.window.places(size.height);
-    if size.pixels() <= shape.inputs + shape.outputs {
+    // The ring is f32 in any precision.
+    let (wide, value) = (size_of::<f32>(), size_of::<f32>() / precision.values_per_word());
+    if size.pixels() * wide <= (shape.inputs + shape.outputs) * value {
         return height;
     }
-    let line = size.width * shape.wide * size_of::<u32>() / precision.values_per_word();
-    // A line of output is made of as many lines of the wide map as the window moves by, and is kept too.
-    let most = (STRIP_BYTES / line / (shape.window.stride + 1)).max(1);
+    // What a line of output needs: the lines of the wide map by which the window moves on, and its own.
+    let line = shape.wide * (shape.window.stride * size.width * wide + shape.window.places(size.width) * value);
+    let most = (STRIP_BYTES / line).max(1);
     height.div_ceil(height.div_ceil(most))
 }
 

@@ -65,8 +65,8 @@ impl Room {
 impl Arena {
     pub(super) fn new(room: &Room, precision: Precision) -> Self {
         // All in one piece, which is large enough for huge pages.
-        let numbers = 2 * room.map + room.ring + room.convolved;
-        let reserve = &mut Reserve::new(numbers * size_of::<u32>() / precision.values_per_word() + ROUNDING_BYTES);
+        let words = (2 * room.map + room.convolved) / precision.values_per_word() + room.ring;
+        let reserve = &mut Reserve::new(words * size_of::<u32>() + ROUNDING_BYTES);
         let mut pixels = |numbers: usize| Matrix::pixels(precision, numbers.div_ceil(PIXEL), PIXEL, reserve);
         let (map, next, convolved) = (pixels(room.map), pixels(room.map), pixels(room.convolved));
         let one = |precision, width| Matrix::zeros(precision, 1, width);
@@ -74,7 +74,7 @@ impl Arena {
             map,
             next,
             convolved,
-            ring: Ring::new(precision, room.ring, reserve),
+            ring: Ring::new(room.ring, reserve),
             patches: Patches::new(precision, room.image, room.patches, reserve),
             features: one(Precision::F32, FEATURES),
             rounded: (precision != Precision::F32).then(|| one(precision, FEATURES)),
