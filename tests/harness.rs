@@ -3,6 +3,7 @@
 mod admin;
 mod binary;
 mod connection;
+mod correlation;
 mod fixtures;
 mod folder;
 mod hub;
@@ -19,7 +20,8 @@ pub(crate) use self::{
     admin::{config, metric, metrics},
     binary::{Finished, failed, succeeded, tamis, tamis_with},
     connection::{Channels, Connection, GATEWAY, ORIGIN, connect, credentials, refused, refused_field},
-    fixtures::{Photo, grpcurl, lee_similarities, lee_texts, photos},
+    correlation::{correlation, ranks},
+    fixtures::{Photo, grpcurl, lee_similarities, lee_texts, news_sentences, photos},
     folder::Folder,
     hub::{COMMIT, Flaw, Hub, Repository, TOKEN},
     mesh::{Mesh, mesh},

@@ -7,6 +7,7 @@
 //! Tests that only ask share one mesh; those that break something start their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod accuracy;
 mod bench_load;
 mod certificates;
 mod classification;

@@ -43,6 +43,13 @@ pub(crate) fn lee_texts() -> Vec<String> {
     lee("lee.cor").lines().map(str::to_owned).collect()
 }
 
+/// Sentences of the 300 news texts that Lee, Pincombe and Welsh chose theirs from, so many.
+pub(crate) fn news_sentences(count: usize) -> Vec<String> {
+    let texts = lee("lee_background.cor");
+    let sentences = texts.lines().flat_map(|text| text.split(". ")).filter(|sentence| sentence.len() > 20);
+    sentences.take(count).map(str::to_owned).collect()
+}
+
 /// How similar people find the texts: row by row, the upper triangle filled, 0 to 1.
 pub(crate) fn lee_similarities() -> Vec<Vec<f64>> {
     let row = |line: &str| line.split_whitespace().map(|number| number.parse().unwrap()).collect();

@@ -11,7 +11,7 @@ use crate::simd::Simd;
 const EXP_LEAST: f32 = -87.0;
 
 /// 2^x - 1 = x (c0 + c1 x + ...) for |x| <= 1/2; relative error of the whole 2e-7.
-const POWER_OF_TWO: [f32; 5] = [0.693_147_1, 0.240_222_36, 0.055_505_97, 0.009_671_95, 0.001_330_34];
+const POWER_OF_TWO: [f32; 5] = [std::f32::consts::LN_2, 0.240_222_36, 0.055_505_97, 0.009_671_95, 0.001_330_34];
 
 /// e^x for x from -87 to 0; below, as for -87. For softmax, whose numbers are never positive.
 #[inline(always)]

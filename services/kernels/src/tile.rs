@@ -160,7 +160,7 @@ unsafe fn tile<S: Simd, D: Dot, F: Finish, const ROWS: usize, const VECTORS: usi
 #[inline(always)]
 pub(crate) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let count = rows.div_ceil(most);
-    let (least, larger) = if count == 0 { (0, 0) } else { (rows / count, rows % count) };
+    let (least, larger) = (rows.checked_div(count).unwrap_or(0), rows.checked_rem(count).unwrap_or(0));
     (0..count).map(move |tile| (tile * least + tile.min(larger), least + usize::from(tile < larger)))
 }
 

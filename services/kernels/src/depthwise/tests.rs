@@ -93,8 +93,8 @@ impl Case {
         let mut all = Vec::new();
         for y in 0..self.window.places(self.size.height) {
             for x in 0..self.window.places(self.size.width) {
-                for channel in 0..self.channels {
-                    let mut sum = f64::from(parts.convolve.1[channel]);
+                for (channel, bias) in parts.convolve.1.iter().enumerate() {
+                    let mut sum = f64::from(*bias);
                     for (ky, kx) in (0..side).flat_map(|ky| (0..side).map(move |kx| (ky, kx))) {
                         let (y, x) = ((y * stride + ky).wrapping_sub(top), (x * stride + kx).wrapping_sub(left));
                         if y < self.size.height && x < self.size.width {

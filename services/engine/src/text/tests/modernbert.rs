@@ -223,7 +223,7 @@ fn a_modernbert_that_is_computed_otherwise_is_refused() {
     refuses("layer_types", json!(["linear_attention"]), "\"linear_attention\"");
     refuses("rope_parameters", json!({"full_attention": {"rope_type": "yarn"}}), "\"yarn\"");
     refuses("rope_scaling", json!({"rope_type": "linear", "factor": 2.0}), "rotated");
-    refuses("num_attention_heads", 8.into(), "width 1");
+    refuses("num_attention_heads", HIDDEN.into(), "width 1");
     refuses("norm_bias", true.into(), "norm.bias");
     refuses("hidden_activation", "silu".into(), "silu");
     let mut lacks = Modern::new("", false);

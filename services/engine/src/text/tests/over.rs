@@ -47,7 +47,10 @@ fn a_head_reads_the_vectors_as_their_model_makes_them() {
         let model = TextModel::load_sharing(&files, LIMITS, &exact()).unwrap();
         let base = model.base().unwrap();
         assert!(model.head().unwrap().labels == ["bad", "good"] && base.head().is_none());
-        assert_eq!((model.info().dimensions, base.info().dimensions, model.info().max_input_tokens), (0, 8, 8));
+        assert_eq!(
+            (model.info().dimensions, base.info().dimensions, model.info().max_input_tokens),
+            (0, HIDDEN as u32, 8)
+        );
         let texts = ["a man eats", "food"];
         for (labels, vector) in run(&model, &texts).into_iter().zip(run(base, &texts)) {
             let mut vector = vector.unwrap().values;

@@ -12,7 +12,7 @@ fn cross_encoder() -> (TextModel, Checkpoint) {
     for checkpoint in [&mut paper, &mut file] {
         checkpoint.insert(
             "classifier.weight".to_owned(),
-            (vec![1, HIDDEN], (0..8).map(|i| f64::from(i) / 4.0 - 1.0).collect()),
+            (vec![1, HIDDEN], (0..HIDDEN).map(|i| (i % 8) as f64 / 4.0 - 1.0).collect()),
         );
         checkpoint.insert("classifier.bias".to_owned(), (vec![1], vec![0.25]));
     }
