@@ -55,7 +55,7 @@ pub(crate) unsafe fn relu6<S: Simd>(x: S::V) -> S::V {
 const GELU_BOUND: f32 = 5.6;
 const GELU_ABOVE: [f32; 6] =
     [0.398_942_9, 0.032_854_427, 0.004_603_153, 0.000_156_055_16, 6.017_760_4e-6, 2.211_873_1e-8];
-const GELU_BELOW: [f32; 6] = [1.0, 0.249_025_19, 0.028_037_882, 0.001_816_988, 6.814_602_4e-5, 1.153_437_2e-6];
+const GELU_BELOW: [f32; 6] = [1.0, 0.249_025_18, 0.028_037_882, 0.001_816_988, 6.814_602e-5, 1.153_437_2e-6];
 
 /// x times the normal distribution's area below x (Hendrycks and Gimpel, 2016), as a quotient of polynomials; absolute
 /// error 2e-6, relative to |x| 3e-7.
@@ -93,7 +93,7 @@ pub(crate) unsafe fn gelu_rough<S: Simd>(x: S::V) -> S::V {
 /// sqrt(2 / pi) (x + 0.044715 x^3).
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<S: Simd>(x: S::V) -> S::V {
-    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_2;
     let inner =
         S::mul(x, S::fma(S::mul(x, x), S::splat(0.044_715 * TWICE_ROOT_2_OVER_PI), S::splat(TWICE_ROOT_2_OVER_PI)));
     // e^-|2u|, which never overflows: x / (1 + e) for positive u, x e / (1 + e) for negative.
