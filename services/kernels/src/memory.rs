@@ -15,7 +15,7 @@ use std::{
 const ALIGNMENT: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory of which [`Block`]s are parts.
+/// Memory of which weights and matrices take their parts.
 #[derive(Debug)]
 pub struct Reserve {
     memory: Arc<Memory>,
