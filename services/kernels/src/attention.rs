@@ -285,7 +285,7 @@ unsafe fn score<S: Simd, T: Format>(
     for column in (0..panels).step_by(width) {
         let start = workspace.keys.add(column * words).cast_const();
         let panel = Strided { start, stride: width };
-        let operands = Operands { rows: queries, words, panel, next: start };
+        let operands = Operands { rows: queries, words, panel, next: Strided { start, stride: 0 } };
         tile::multiply::<S, T::Dot, _, 2>(&operands, count, (0, column), (&T::DOT, &finish));
     }
 }
@@ -324,7 +324,7 @@ unsafe fn mix<S: Simd, T: Format, O: Finish>(
     for column in (0..width).step_by(2 * S::LANES) {
         let start = values.start.add(column);
         let panel = Strided { start, ..values };
-        let operands = Operands { rows: weights, words, panel, next: start };
+        let operands = Operands { rows: weights, words, panel, next: Strided { start, stride: 0 } };
         tile::multiply::<S, T::Dot, _, 2>(&operands, count, (0, column), (&T::DOT, &finish));
     }
 }

@@ -111,13 +111,15 @@ impl<D: Dot, F: Finish> Kernel for Layer<'_, D, F> {
     unsafe fn run<S: Simd>(self) {
         let Self { rows, count, weights, dot, finish } = self;
         let (words, width) = (weights.words(), 2 * S::LANES);
-        // A panel stays in the nearest caches while all rows pass by it; meanwhile the next one is asked for.
+        // A panel stays in the nearest caches while all rows pass by it; meanwhile the next one is asked for, a part by each
+        // tile: asked for at once, it would come slower than it is multiplied.
         for column in (0..weights.padded()).step_by(width) {
             let start = weights.panels()[column * words..].as_ptr();
             let whole = column + width <= weights.padded();
             let stride = if whole { width } else { S::LANES };
+            let ask = stride.div_ceil(count.div_ceil(S::TILE_ROWS));
+            let mut next = Strided { start: start.wrapping_add(words * stride), stride: ask };
             for (first, count) in tile::tiles(count, S::TILE_ROWS) {
-                let next = if first == 0 { start.wrapping_add(words * stride) } else { start };
                 let rows = Strided { start: rows.start.add(first * rows.stride), ..rows };
                 let operands = Operands { rows, words, panel: Strided { start, stride }, next };
                 if whole {
@@ -125,6 +127,7 @@ impl<D: Dot, F: Finish> Kernel for Layer<'_, D, F> {
                 } else {
                     tile::multiply::<S, D, F, 1>(&operands, count, (first, column), (&dot, &finish));
                 }
+                next.start = next.start.wrapping_add(words * ask);
             }
         }
     }

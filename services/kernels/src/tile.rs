@@ -43,8 +43,8 @@ pub(crate) struct Operands {
     pub(crate) words: usize,
     /// Lines of the panel.
     pub(crate) panel: Strided<*const u32>,
-    /// What will be wanted next.
-    pub(crate) next: *const u32,
+    /// What will be wanted next, and words of it that are asked for in a step.
+    pub(crate) next: Strided<*const u32>,
 }
 
 // === impl F32 ===
@@ -130,7 +130,7 @@ unsafe fn tile<S: Simd, D: Dot, F: Finish, const ROWS: usize, const VECTORS: usi
     }
     let Operands { rows, words, panel, next } = *operands;
     let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-    let (mut input, mut line, mut next) = (rows.start, panel.start, next);
+    let (mut input, mut line, mut next, ask) = (rows.start, panel.start, next.start, next.stride);
     for _ in 0..words {
         let mut weights = [S::splat(0.0); VECTORS];
         for (v, weights) in weights.iter_mut().enumerate() {
@@ -145,7 +145,7 @@ unsafe fn tile<S: Simd, D: Dot, F: Finish, const ROWS: usize, const VECTORS: usi
                 *sum = D::add::<S>(*sum, value, weights[v]);
             }
         }
-        (input, line, next) = (input.add(1), line.add(panel.stride), next.wrapping_add(panel.stride));
+        (input, line, next) = (input.add(1), line.add(panel.stride), next.wrapping_add(ask));
     }
     for (r, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
