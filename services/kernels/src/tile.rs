@@ -87,8 +87,8 @@ impl Dot for Int8 {
     unsafe fn value<S: Simd>(&self, row: usize, column: usize, sum: S::V) -> S::V {
         let scale = S::mul(S::splat(*self.row_scales.add(row)), S::load(self.column_scales.add(column)));
         // Every byte of the row was too large by the zero.
-        let excess = S::mul(S::splat(*self.row_zeros.add(row)), S::load(self.column_sums.add(column)));
-        S::mul(S::sub(S::from_int(sum), excess), scale)
+        let excess = S::splat(-*self.row_zeros.add(row));
+        S::mul(S::fma(excess, S::load(self.column_sums.add(column)), S::from_int(sum)), scale)
     }
 }
 
