@@ -10,7 +10,7 @@ use std::{marker::PhantomData, ops::Range};
 
 use crate::{
     Cpu, Dense, Matrix, Precision, Reserve, Ring, math,
-    memory::Block,
+    memory::{Block, times},
     simd::{Kernel, Simd, Strided},
     tile,
 };
@@ -55,7 +55,8 @@ impl Window {
     /// Pixels of zeros before and after an axis, as TensorFlow's "SAME" wants them: the odd one goes to the end.
     #[must_use]
     pub fn border(self, length: usize) -> (usize, usize) {
-        let total = (self.places(length).saturating_sub(1) * self.stride + self.side).saturating_sub(length);
+        let last = self.places(length).saturating_sub(1) * self.stride;
+        let total = self.side.saturating_sub(length - last);
         (total / 2, total - total / 2)
     }
 }
@@ -66,7 +67,8 @@ impl Depthwise {
     /// What a layer takes of a reserve.
     #[must_use]
     pub fn bytes(window: Window, channels: usize) -> usize {
-        Reserve::bytes(window.side * window.side * channels) + Reserve::bytes(channels)
+        let places = times(window.side, window.side);
+        Reserve::bytes(times(places, channels)) + Reserve::bytes(channels)
     }
 
     /// Reorders a layer, into memory of the reserve. A row of its weights is a channel's window, line by line.
@@ -248,9 +250,9 @@ unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, con
     first: usize,
     out: Strided<*mut T>,
 ) {
-    // Not compiled where registers would not do.
+    // Not compiled where registers would not do, and not called there.
     if COUNT > S::TILE_ROWS {
-        return;
+        unreachable!("{COUNT} pixels together in a tier of {}", S::TILE_ROWS);
     }
     let mut sums = [S::load(field.bias); COUNT];
     let mut weights = field.weights;

@@ -1,6 +1,9 @@
 //! Rows of activations.
 
-use crate::{Precision, Reserve, memory::Block};
+use crate::{
+    Precision, Reserve,
+    memory::{Block, round_up, times},
+};
 
 /// Words that no row uses, so that rows of a power of two do not all fall on the same lines of a cache.
 const GAP_WORDS: usize = 16;
@@ -36,7 +39,7 @@ impl Matrix {
     /// What [`Self::within`] takes of its reserve.
     #[must_use]
     pub fn bytes(precision: Precision, rows: usize, width: usize) -> usize {
-        Reserve::bytes(rows * stride(precision, width))
+        Reserve::bytes(times(rows, stride(precision, width)))
     }
 
     /// Zeros, in memory of the reserve.
@@ -49,7 +52,7 @@ impl Matrix {
             rows,
             width,
             stride,
-            block: reserve.take(rows * stride),
+            block: reserve.take(times(rows, stride)),
             scales: vec![0.0; per_row],
             zeros: vec![0.0; per_row],
         }
@@ -65,7 +68,7 @@ impl Matrix {
     pub fn pixels(precision: Precision, rows: usize, width: usize, reserve: &mut Reserve) -> Self {
         assert_ne!(precision, Precision::Int8, "pixels have no scales");
         let stride = pixel_words(precision, width);
-        let block = reserve.take(rows * stride);
+        let block = reserve.take(times(rows, stride));
         Self { precision, rows, width, stride, block, scales: Vec::new(), zeros: Vec::new() }
     }
 
@@ -108,6 +111,7 @@ impl Matrix {
     #[must_use]
     pub fn row(&self, row: usize) -> &[f32] {
         assert_eq!(self.precision, Precision::F32, "rows of f32 are lent, and no others");
+        assert!(row < self.rows, "row {row} of {}", self.rows);
         &self.block.get()[row * self.stride..][..self.width]
     }
 
@@ -118,6 +122,7 @@ impl Matrix {
     /// In another precision, or if there is no such row.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         assert_eq!(self.precision, Precision::F32, "rows of f32 are lent, and no others");
+        assert!(row < self.rows, "row {row} of {}", self.rows);
         &mut self.block.get_mut()[row * self.stride..][..self.width]
     }
 
@@ -138,10 +143,30 @@ impl Matrix {
 
 /// Words from one row to the next: whole vectors, so that the last one of a row may be written in full, and a gap.
 fn stride(precision: Precision, width: usize) -> usize {
-    width.div_ceil(precision.values_per_word()).next_multiple_of(GAP_WORDS) + GAP_WORDS
+    let words = width.div_ceil(precision.values_per_word());
+    times(words.div_ceil(GAP_WORDS) + 1, GAP_WORDS)
 }
 
 /// Words of a pixel: whole vectors of any tier.
 fn pixel_words(precision: Precision, width: usize) -> usize {
-    width.next_multiple_of(VALUES_MAX) / precision.values_per_word()
+    round_up(width, VALUES_MAX) / precision.values_per_word()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "row 2 of 2")]
+    fn what_an_earlier_map_left_behind_the_rows_is_not_lent() {
+        let mut map = Matrix::pixels(Precision::F32, 4, 16, &mut Reserve::new(0));
+        map.reshape(2, 16);
+        map.row_mut(2);
+    }
+
+    #[test]
+    #[should_panic(expected = "3 x 33 in 64 words")]
+    fn a_map_does_not_grow_beyond_its_memory() {
+        Matrix::pixels(Precision::F32, 4, 16, &mut Reserve::new(0)).reshape(3, 33);
+    }
 }

@@ -59,6 +59,10 @@ unsafe impl Plain for f32 {}
 
 impl Reserve {
     /// Zeroed memory, from which blocks are taken until it is used up.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than there are addresses.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self { memory: Arc::new(Memory::zeroed(bytes)), used: 0 }
@@ -78,7 +82,7 @@ impl Reserve {
 
     /// What a block of so many words takes.
     pub(crate) fn bytes(words: usize) -> usize {
-        (words * size_of::<u32>()).next_multiple_of(ALIGNMENT)
+        round_up(times(words, size_of::<u32>()), ALIGNMENT)
     }
 }
 
@@ -113,8 +117,7 @@ unsafe impl Sync for Block {}
 impl Memory {
     fn zeroed(bytes: usize) -> Self {
         let large = bytes >= HUGE_PAGE;
-        let (size, align) =
-            if large { (bytes.next_multiple_of(HUGE_PAGE), HUGE_PAGE) } else { (bytes.max(1), ALIGNMENT) };
+        let (size, align) = if large { (round_up(bytes, HUGE_PAGE), HUGE_PAGE) } else { (bytes.max(1), ALIGNMENT) };
         #[expect(clippy::expect_used, reason = "the alignments are powers of two; the size is that of a model")]
         let layout = Layout::from_size_align(size, align).expect("less than the address space");
         // SAFETY: the size is not 0.
@@ -142,6 +145,27 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
+/// `count` parts of `each`. What does not fit into a number must not become a small one: shapes decide how much memory is
+/// taken, and kernels write as much as the shape says.
+///
+/// # Panics
+///
+/// If the product is more than there are addresses.
+pub(crate) fn times(count: usize, each: usize) -> usize {
+    let product = count.checked_mul(each).filter(|product| *product <= isize::MAX.cast_unsigned());
+    #[expect(clippy::expect_used, reason = "no memory has such a shape")]
+    product.expect("less than the address space")
+}
+
+/// The next multiple, for the same reason.
+///
+/// # Panics
+///
+/// If it is more than there are addresses.
+pub(crate) fn round_up(count: usize, step: usize) -> usize {
+    times(count.div_ceil(step), step)
+}
+
 /// Asks for huge pages. Where there are none it is as before, only slower.
 fn advise_huge(start: NonNull<u8>, bytes: usize) {
     #[cfg(target_os = "linux")]
@@ -156,6 +180,7 @@ fn advise_huge(start: NonNull<u8>, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Matrix, Precision};
 
     #[test]
     fn blocks_are_zeroed_aligned_and_apart() {
@@ -169,6 +194,19 @@ mod tests {
         for (i, block) in blocks.iter().enumerate() {
             assert!(block.get::<u32>().iter().all(|word| *word == i as u32), "{i}");
             assert_eq!(block.get::<u16>().len(), (i + 1) * 2000);
+        }
+    }
+
+    #[test]
+    fn shapes_beyond_the_address_space_are_refused() {
+        let attempts: [fn(); 4] = [
+            || drop(Reserve::new(usize::MAX)),
+            || drop(Block::new(1 << 62)),
+            || drop(Matrix::zeros(Precision::F32, 1 << 57, 16)),
+            || drop(Matrix::zeros(Precision::F32, 1, usize::MAX)),
+        ];
+        for (number, attempt) in attempts.into_iter().enumerate() {
+            assert!(std::panic::catch_unwind(attempt).is_err(), "attempt {number}");
         }
     }
 

@@ -11,6 +11,7 @@
 
 use crate::{
     Depthwise, Matrix, Precision, Reserve, Weights, Window,
+    memory::{round_up, times},
     product::{self, Clipped, ToF32},
     simd::{Simd, Strided},
     tile::Finish,
@@ -48,9 +49,13 @@ pub struct Ring {
 
 impl Size {
     /// Pixels.
+    ///
+    /// # Panics
+    ///
+    /// If they are more than there are addresses.
     #[must_use]
     pub fn pixels(self) -> usize {
-        self.height * self.width
+        times(self.height, self.width)
     }
 }
 
@@ -58,8 +63,13 @@ impl Size {
 
 impl Ring {
     /// Room for so many numbers, in memory of the reserve.
+    ///
+    /// # Panics
+    ///
+    /// If they are more than 2^32.
     #[must_use]
     pub fn new(numbers: usize, reserve: &mut Reserve) -> Self {
+        assert!(u32::try_from(numbers).is_ok(), "{numbers} places: their numbers have 32 bits");
         Self {
             pixels: Matrix::pixels(Precision::F32, numbers.div_ceil(PIXEL), PIXEL, reserve),
             lines: 0,
@@ -73,18 +83,20 @@ impl Ring {
     /// Numbers that a ring has from which the layer can convolve so many lines of output at a time.
     #[must_use]
     pub fn numbers(layer: &Depthwise, size: Size, outputs: usize) -> usize {
-        lines(layer.window(), outputs) * line(layer.window(), size) * layer.channels()
+        times(times(lines(layer.window(), outputs), line(layer.window(), size)), round_up(layer.channels(), PIXEL))
     }
 
     /// Forgets all and begins a map of this size, of which the layer is to convolve up to so many lines at a time.
     ///
     /// # Panics
     ///
-    /// If the ring has no room for that.
+    /// If the ring has no room for that; it still has the map that it had.
     pub fn begin(&mut self, layer: &Depthwise, size: Size, outputs: usize) {
         let window = layer.window();
-        (self.lines, self.size, self.window, self.come) = (lines(window, outputs), size, window, 0);
-        self.pixels.reshape(self.lines * line(window, size), layer.channels());
+        let lines = lines(window, outputs);
+        self.pixels.reshape(times(lines, line(window, size)), layer.channels());
+        // Only now: what has no room must not be what the next lines are put by.
+        (self.lines, self.size, self.window, self.come) = (lines, size, window, 0);
         let (left, right) = window.border(size.width);
         let (line, stride) = (line(window, size), self.pixels.stride());
         for line in self.pixels.words_mut().chunks_exact_mut(line * stride).take(self.lines) {
@@ -96,8 +108,7 @@ impl Ring {
     /// How many lines of the map must have come for this many lines of output, counted from the first.
     #[must_use]
     pub fn wanted(&self, outputs: usize) -> usize {
-        let read = outputs.saturating_sub(1) * self.window.stride + self.window.side;
-        read.saturating_sub(self.window.border(self.size.height).0).min(self.size.height)
+        lines(self.window, outputs).saturating_sub(self.window.border(self.size.height).0).min(self.size.height)
     }
 
     /// Lines that have come.
@@ -113,8 +124,9 @@ impl Ring {
     /// If the map has not so many lines more or the ring has no place for them, or the input is not of the weights'
     /// shape and precision, or the weights have not the outputs that the layer has channels.
     pub fn widen(&mut self, (input, at): (&Matrix, usize), weights: &Weights, lines: usize) {
-        assert!(self.come + lines <= self.size.height && lines <= self.lines, "{lines} lines after {}", self.come);
-        let rows = at..at + lines * self.size.width;
+        let Self { come, size, .. } = *self;
+        assert!(lines <= size.height - come && lines <= self.lines, "{lines} lines after {come}");
+        let rows = at..at.saturating_add(times(lines, size.width));
         assert!(rows.end <= input.rows(), "rows {rows:?} of {}", input.rows());
         let shapes = (input.precision(), input.width(), self.pixels.width());
         assert_eq!(shapes, (weights.precision(), weights.inputs(), weights.outputs()), "precision, inputs and outputs");
@@ -169,13 +181,13 @@ impl Ring {
 
 /// Lines that so many lines of output are made of.
 fn lines(window: Window, outputs: usize) -> usize {
-    outputs.saturating_sub(1) * window.stride + window.side
+    outputs.saturating_sub(1).saturating_mul(window.stride).saturating_add(window.side)
 }
 
 /// Pixels of a line with its border.
 fn line(window: Window, size: Size) -> usize {
     let (left, right) = window.border(size.width);
-    left + size.width + right
+    size.width.saturating_add(left + right)
 }
 
 /// Puts each row where its place is.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::{
     Cpu, Dense, Matrix, Precision, Reserve, Size, Weights, Window,
-    memory::{Block, Plain},
+    memory::{Block, Plain, round_up, times},
     weights::narrow,
 };
 
@@ -85,9 +85,10 @@ impl Stem {
     ///
     /// If the image has another size, or not so many lines, or there is no room for them.
     pub fn gather<'a>(&self, image: &[u8], size: Size, outputs: Range<usize>, patches: &'a mut Patches) -> &'a Matrix {
-        assert_eq!(image.len(), size.pixels() * COLOURS, "bytes of {size:?}");
+        assert_eq!(image.len(), times(size.pixels(), COLOURS), "bytes of {size:?}");
         let out = Self::output(size);
-        assert!(outputs.end <= out.height, "lines {outputs:?} of {out:?}");
+        assert!(outputs.start <= outputs.end && outputs.end <= out.height, "lines {outputs:?} of {out:?}");
+        assert_eq!(patches.rows.precision(), self.weights.precision(), "precision of the patches");
         let rows = outputs.len() * out.width;
         patches.rows.reshape(rows, self.weights.inputs());
         match self.weights.precision() {
@@ -104,7 +105,9 @@ impl Stem {
         let (line, width) = (line_numbers(size), size.width * COLOURS);
         let read =
             outputs.start * WINDOW.stride..(outputs.end * WINDOW.stride + WINDOW.side).saturating_sub(WINDOW.stride);
-        for (to, number) in lines.get_mut::<T>().chunks_exact_mut(line).zip(read) {
+        let room = lines.get_mut::<T>();
+        assert!(read.len() * line <= room.len(), "{} lines of {line} numbers in {}", read.len(), room.len());
+        for (to, number) in room.chunks_exact_mut(line).zip(read) {
             to.fill(T::of(0));
             if !(top..top + size.height).contains(&number) {
                 continue;
@@ -133,10 +136,10 @@ impl Patches {
     /// For images of up to this size, so many lines of output at a time, in memory of the reserve.
     #[must_use]
     pub fn new(precision: Precision, size: Size, outputs: usize, reserve: &mut Reserve) -> Self {
-        let lines = outputs * WINDOW.stride + WINDOW.side;
+        let lines = times(outputs, WINDOW.stride).saturating_add(WINDOW.side);
         Self {
-            rows: Matrix::pixels(precision, outputs * Stem::output(size).width, columns(precision), reserve),
-            lines: reserve.take((lines * line_numbers(size)).div_ceil(precision.values_per_word())),
+            rows: Matrix::pixels(precision, times(outputs, Stem::output(size).width), columns(precision), reserve),
+            lines: reserve.take(times(lines, line_numbers(size)).div_ceil(precision.values_per_word())),
         }
     }
 }
@@ -155,10 +158,8 @@ impl Lines<'_> {
     /// Copies a patch whose lines have this many words.
     fn copy<const WORDS: usize>(&self, (y, x): (usize, usize), to: &mut [u32]) {
         for (row, to) in to.as_chunks_mut::<WORDS>().0.iter_mut().enumerate().take(WINDOW.side) {
-            let from = &self.words[(y * WINDOW.stride + row) * self.line + x * self.step..];
-            if let Some(from) = from.first_chunk() {
-                *to = *from;
-            }
+            let start = (y * WINDOW.stride + row) * self.line + x * self.step;
+            to.copy_from_slice(&self.words[start..start + WORDS]);
         }
     }
 }
@@ -197,7 +198,7 @@ fn columns(precision: Precision) -> usize {
 /// Numbers of a line with its border, in whole words.
 fn line_numbers(size: Size) -> usize {
     let (left, right) = WINDOW.border(size.width);
-    ((left + size.width + right) * COLOURS).next_multiple_of(2)
+    round_up(times(size.width.saturating_add(left + right), COLOURS), 2)
 }
 
 #[cfg(test)]

@@ -180,6 +180,25 @@ fn what_is_not_a_number_is_not_hidden() {
 }
 
 #[test]
+fn a_ring_that_has_no_room_for_a_map_keeps_the_one_that_it_has() {
+    let mut reserve = Reserve::new(0);
+    let (cpu, window) = (Cpu::best(), Window { side: 3, stride: 1 });
+    let layer = Depthwise::pack(cpu, window, Dense { weight: &[1.0; 144], bias: &[0.0; 16] }, &mut reserve);
+    let widen = Weights::pack(cpu, Precision::F32, Dense { weight: &[1.0; 256], bias: &[0.0; 16] }, &mut reserve);
+    let size = Size { height: 2, width: 2 };
+    let mut ring = Ring::new(Ring::numbers(&layer, size, 2), &mut reserve);
+    ring.begin(&layer, size, 2);
+    for size in [Size { height: 2, width: 3 }, Size { height: 2, width: usize::MAX }] {
+        let begin = std::panic::AssertUnwindSafe(|| ring.begin(&layer, size, 2));
+        assert!(std::panic::catch_unwind(begin).is_err());
+    }
+    ring.widen((&matrix(cpu, Precision::F32, 16, &[1.0 / 16.0; 64]), 0), &widen, 2);
+    let mut out = Matrix::pixels(Precision::F32, 4, 16, &mut reserve);
+    layer.convolve(&ring, 0..2, &mut out);
+    assert_eq!(read(&out), [4.0; 64]);
+}
+
+#[test]
 #[should_panic(expected = "of a ring that has")]
 fn lines_that_have_not_come_are_not_read() {
     let window = Window { side: 3, stride: 1 };

@@ -71,3 +71,26 @@ fn an_image_of_another_size_is_refused() {
     let size = Size { height: 4, width: 4 };
     stem.gather(&[0; 47], size, 0..1, &mut Patches::new(Precision::F32, size, 1, &mut reserve));
 }
+
+#[test]
+#[should_panic(expected = "5 lines of 22 numbers in 54")]
+fn patches_without_room_are_refused() {
+    let layer = Dense { weight: &[1.0; 27], bias: &[0.0] };
+    let mut reserve = Reserve::new(0);
+    let stem = Stem::pack((Cpu::best(), Precision::F32), layer, &numbers(), &mut reserve);
+    let size = Size { height: 4, width: 5 };
+    let mut patches = Patches::new(Precision::F32, size, 2, &mut reserve);
+    // Room for the rows and not for the lines that they are gathered from.
+    patches.lines = reserve.take(54);
+    stem.gather(&[0; 60], size, 0..2, &mut patches);
+}
+
+#[test]
+#[should_panic(expected = "precision of the patches")]
+fn patches_of_another_precision_are_refused() {
+    let layer = Dense { weight: &[1.0; 27], bias: &[0.0] };
+    let mut reserve = Reserve::new(0);
+    let stem = Stem::pack((Cpu::best(), Precision::F32), layer, &numbers(), &mut reserve);
+    let size = Size { height: 4, width: 4 };
+    stem.gather(&[0; 48], size, 0..1, &mut Patches::new(Precision::Bf16, size, 1, &mut reserve));
+}
