@@ -27,7 +27,8 @@ pub enum Copied<'a> {
     None,
     /// Rounded to bf16.
     Bf16(&'a mut Matrix),
-    /// Multiplied by a factor per column, then rounded to bytes with a scale and a zero per row.
+    /// Multiplied by a factor per column, then rounded to bytes with a scale and a zero per row. The scale is not a number
+    /// where one of the row is infinite or none.
     Int8(&'a mut Matrix, &'a [f32]),
 }
 
@@ -57,11 +58,13 @@ impl Norm {
         match copied {
             Copied::None => cpu.run(Rows { norm: self, x, rows, copy: NoCopy }),
             Copied::Bf16(out) => {
-                check(out, Precision::Bf16, width, &rows);
+                assert_eq!(out.precision(), Precision::Bf16, "precision of a copy");
+                check(out, width, &rows);
                 cpu.run(Rows { norm: self, x, rows, copy: ToBf16(out) });
             }
             Copied::Int8(out, factors) => {
-                check(out, Precision::Int8, width, &rows);
+                assert_eq!(out.precision(), Precision::Int8, "precision of a copy");
+                check(out, width, &rows);
                 assert_eq!(factors.len(), width, "a factor per column");
                 cpu.run(Rows { norm: self, x, rows, copy: ToInt8(out, factors) });
             }
@@ -69,7 +72,8 @@ impl Norm {
     }
 }
 
-/// Rounds rows of f32 to bytes, with a scale and a zero per row, or to bf16, as `out` is.
+/// Rounds rows of f32 to bytes, with a scale and a zero per row (not a number where one of the row is infinite or none),
+/// or to bf16, as `out` is.
 ///
 /// # Panics
 ///
@@ -77,7 +81,7 @@ impl Norm {
 pub fn round(cpu: Cpu, x: &Matrix, rows: Range<usize>, (out, at): (&mut Matrix, usize)) {
     let width = x.width();
     assert!(x.precision() == Precision::F32 && rows.end <= x.rows() && width.is_multiple_of(16), "rows of f32");
-    check(out, out.precision(), width, &(at..at + rows.len()));
+    check(out, width, &(at..at.saturating_add(rows.len())));
     match out.precision() {
         Precision::Int8 => cpu.run(Rounded { x, rows, copy: ToInt8(out, &[]), at }),
         Precision::Bf16 => cpu.run(Rounded { x, rows, copy: ToBf16(out), at }),
@@ -85,11 +89,8 @@ pub fn round(cpu: Cpu, x: &Matrix, rows: Range<usize>, (out, at): (&mut Matrix, 
     }
 }
 
-fn check(out: &Matrix, precision: Precision, width: usize, rows: &Range<usize>) {
-    assert!(
-        out.precision() == precision && out.width() == width && rows.end <= out.rows(),
-        "a copy of {width} columns"
-    );
+fn check(out: &Matrix, width: usize, rows: &Range<usize>) {
+    assert!(out.width() == width && rows.end <= out.rows(), "a copy of rows {rows:?} with {width} columns");
 }
 
 struct Rows<'a, C> {
@@ -216,13 +217,16 @@ impl Copy for ToInt8<'_> {
         let factors = if factors.is_empty() { std::ptr::null() } else { factors.as_ptr() };
         // 0 is among the values that can be told exactly: most of what GELU makes is near it.
         let (mut least, mut greatest) = (S::splat(0.0), S::splat(0.0));
+        // No byte says that a number is infinite or none, and comparisons pass over it: this sum is 0 or not a number.
+        let mut spoilt = S::splat(0.0);
         for at in (0..width).step_by(S::LANES) {
             let x = factored::<S>(values, factors, at);
             (least, greatest) = (S::min(least, x), S::max(greatest, x));
+            spoilt = S::fma(x, S::splat(0.0), spoilt);
         }
         let (least, greatest) = (S::least(least), S::greatest(greatest));
         // A row of zeros has a scale all the same, by which nothing is divided to infinity.
-        let scale = ((greatest - least) / 255.0).max(f32::MIN_POSITIVE * 1e8);
+        let scale = ((greatest - least) / 255.0).max(f32::MIN_POSITIVE * 1e8) + S::sum(spoilt);
         let zero = (-least / scale).round_ties_even();
         (out.scales[row], out.zeros[row]) = (scale, zero);
         let (inverse, zero) = (S::splat(scale.recip()), S::splat(zero));

@@ -7,7 +7,7 @@
 
 use crate::{
     Cpu, Precision,
-    memory::{Block, Reserve},
+    memory::{Block, Reserve, round_up, times},
 };
 
 /// Inputs of a layer beyond which sums of int8 products could overflow: 65,536 x 255 x 127 is just below 2^31.
@@ -43,14 +43,16 @@ impl Weights {
     /// What [`Self::pack`] takes of its reserve for a layer of this shape.
     #[must_use]
     pub fn bytes(cpu: Cpu, precision: Precision, outputs: usize, inputs: usize) -> usize {
-        let outputs = outputs.next_multiple_of(cpu.lanes());
+        let outputs = round_up(outputs, cpu.lanes());
         let per_output = if precision == Precision::Int8 { 3 } else { 1 };
-        Reserve::bytes(outputs * inputs.div_ceil(precision.values_per_word())) + per_output * Reserve::bytes(outputs)
+        let panels = Reserve::bytes(times(outputs, inputs.div_ceil(precision.values_per_word())));
+        panels + times(per_output, Reserve::bytes(outputs))
     }
 
     /// Rounds and reorders a layer, into memory of the reserve.
     ///
-    /// In int8 an output's weights are divided by the greatest of their magnitudes and rounded to -127 to 127.
+    /// In int8 an output's weights are divided by the greatest of their magnitudes and rounded to -127 to 127. Where one
+    /// of them is infinite or not a number, neither is what comes out.
     ///
     /// # Panics
     ///
@@ -86,7 +88,12 @@ impl Weights {
 
     fn quantize(&mut self, output: usize, row: &[f32]) {
         let greatest = row.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let scale = if greatest > 0.0 { greatest / 127.0 } else { 1.0 };
+        // No byte says that a weight is not a number: the scale says it of the whole output.
+        let scale = match row.iter().all(|x| x.is_finite()) {
+            true if greatest > 0.0 => greatest / 127.0,
+            true => 1.0,
+            false => f32::NAN,
+        };
         let integer = |x: &f32| (x / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
         self.scales.get_mut()[output] = scale;
         self.sums.get_mut()[output] = row.iter().map(|x| f32::from(integer(x))).sum::<f32>();

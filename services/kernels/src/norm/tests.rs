@@ -80,6 +80,20 @@ fn rows_of_equal_numbers_and_of_tiny_ones_are_no_trouble() {
 }
 
 #[test]
+fn bytes_of_a_row_with_what_no_byte_can_say_have_no_scale() {
+    for cpu in cpus() {
+        for (poison, place) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().zip([32, 45, 63]) {
+            let mut values = noise(3 * 32, 9);
+            values[place] = poison;
+            let rounded = matrix(cpu, Precision::Int8, 32, &values);
+            let found = read(&rounded);
+            assert!(found[32..64].iter().all(|x| x.is_nan()), "{} {poison} at {place}", cpu.tier());
+            assert!(found[..32].iter().chain(&found[64..]).all(|x| x.is_finite()));
+        }
+    }
+}
+
+#[test]
 fn what_is_not_a_number_spoils_its_row_and_no_other() {
     for cpu in cpus() {
         let mut values = noise(3 * 32, 9);

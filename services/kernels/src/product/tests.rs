@@ -139,8 +139,26 @@ fn what_is_not_a_number_stays_in_its_row() {
             let mut out = Matrix::zeros(Precision::F32, 3, 32);
             multiply(&input, 0..3, &weights, Epilogue::Gelu, (&mut out, 0));
             assert!(out.row(0).iter().chain(out.row(2)).all(|x| x.is_finite()));
-            if precision != Precision::Int8 {
-                assert!(out.row(1).iter().all(|x| x.is_nan()), "{} {precision}", cpu.tier());
+            assert!(out.row(1).iter().all(|x| x.is_nan()), "{} {precision}", cpu.tier());
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_spoils_its_output_and_no_other() {
+    let (mut weight, bias) = (noise(32 * 32, 1), noise(32, 2));
+    for (poison, place) in [f32::NAN, f32::INFINITY].into_iter().zip([5 * 32, 5 * 32 + 31]) {
+        weight[5 * 32..6 * 32].fill(0.5);
+        weight[place] = poison;
+        for cpu in cpus() {
+            for precision in Precision::ALL {
+                let input = matrix(cpu, precision, 32, &noise(2 * 32, 3));
+                let weights = packed(cpu, precision, Dense { weight: &weight, bias: &bias });
+                let mut out = Matrix::zeros(Precision::F32, 2, 32);
+                multiply(&input, 0..2, &weights, Epilogue::Store, (&mut out, 0));
+                for (output, x) in read(&out).iter().enumerate() {
+                    assert_eq!(x.is_finite(), output % 32 != 5, "{} {precision} {poison}", cpu.tier());
+                }
             }
         }
     }
