@@ -4,6 +4,9 @@
 //! up from what already waits of the same model, and runs it: nothing ever waits for a batch to fill, because one text
 //! already uses a core fully. What is late or abandoned leaves the queue before it is computed. An input on which the
 //! model fails, even if that harms all that ran with it, fails alone.
+//!
+//! The first chunks of calls go before the others, so that a short call does not wait for a large one: how long it waits
+//! at most is said at [`Pool`].
 
 use std::{
     io,
@@ -15,7 +18,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use self::{call::Ticket, cut::cut, queue::Queue};
+use self::{
+    call::Ticket,
+    cut::cut,
+    queue::{Queue, Rank},
+};
 use crate::{Error, ItemError, Model};
 
 mod bisect;
@@ -27,6 +34,20 @@ mod worker;
 const WORKERS_MAX: usize = 1024;
 
 /// Workers and their queue. Dropping it finishes what was admitted and joins the threads.
+///
+/// # How long a call waits
+///
+/// A free worker takes the first chunk of the interactive call that came first; then second chunks, and so on; then those
+/// of the batch lane in the same order. But of eight chunks that are taken one is the oldest that waits.
+///
+/// A short interactive call, which is one chunk, therefore waits until the first of the workers is done with the chunk that
+/// it is at, and then for the first chunks of the interactive calls before it, and for one chunk of other work, and for one
+/// more for each seven of those first chunks: however large the other calls are, and however much bulk work there is. It
+/// may share its own chunk with other short calls that wait. A chunk has [`PoolSettings::chunk_units_max`] units by the
+/// model's estimate; an input that is larger is one.
+///
+/// A large call gets all that short ones leave, and at least every eighth chunk once it is the oldest: what finds n chunks
+/// in the queue is taken after at most 8 n + 7 others, whatever comes later.
 pub struct Pool<M: Model> {
     shared: Arc<Shared<M>>,
     settings: PoolSettings,
@@ -59,12 +80,12 @@ pub struct Call {
     pub deadline: Option<Instant>,
 }
 
-/// Lane of the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Lane of the queue, in the order in which they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Somebody waits: goes first.
     Interactive,
-    /// Bulk work: one chunk in eight while interactive work waits.
+    /// Bulk work: goes when no interactive work waits, and one chunk in eight when it is the oldest that waits.
     Batch,
 }
 
@@ -278,11 +299,11 @@ impl<M: Model> Pool<M> {
             }
         }
         let count = call.chunks.len();
-        for positions in call.chunks {
+        for (part, positions) in (0..).zip(call.chunks) {
             let inputs = positions.iter().filter_map(|&item| inputs[item].take()).collect();
             let units = sum(&positions);
             let chunk = Chunk { ticket: Arc::clone(call.ticket), model: Arc::clone(model), positions, inputs };
-            state.queue.push(call.entry.call.lane, units, chunk);
+            state.queue.push(Rank { lane: call.entry.call.lane, part }, units, chunk);
         }
         drop(state);
         for _ in 0..count.min(self.threads.len()) {

@@ -9,6 +9,8 @@ use std::{
 use super::*;
 use crate::{Reason, Watch};
 
+mod order;
+
 /// What the fake model is asked to do.
 #[derive(Clone, Debug)]
 struct Job {
@@ -221,36 +223,6 @@ fn the_late_give_way_before_anybody_is_refused() {
 }
 
 #[test]
-fn interactive_goes_before_batch_and_batch_is_not_starved() {
-    let (bench, pool) = (bench(), pool(10_000, 1));
-    let running = begin(pool.run(&bench.model, vec![job(0, 1)], INTERACTIVE));
-    assert_eq!(bench.started.recv().unwrap(), [0]);
-    let batch = begin(pool.run(&bench.model, (100..110).map(|name| job(name, 1)).collect(), BATCH));
-    let interactive = begin(pool.run(&bench.model, (1..21).map(|name| job(name, 1)).collect(), INTERACTIVE));
-    drop(bench.open);
-    let runtime = runtime();
-    for call in [running, batch, interactive] {
-        runtime.block_on(call).unwrap();
-    }
-    let order: Vec<u32> = bench.started.try_iter().flatten().collect();
-    let expected: Vec<u32> = (1..8).chain([100]).chain(8..15).chain([101]).chain(15..21).chain(102..110).collect();
-    assert_eq!(order, expected);
-}
-
-#[test]
-fn a_short_call_waits_for_the_running_chunk_of_bulk_work_only() {
-    let (bench, pool) = (bench(), pool(10_000, 10));
-    let bulk = begin(pool.run(&bench.model, (100..110).map(|name| job(name, 10)).collect(), BATCH));
-    assert_eq!(bench.started.recv().unwrap(), [100]);
-    let short = begin(pool.run(&bench.model, vec![job(1, 1)], INTERACTIVE));
-    drop(bench.open);
-    let runtime = runtime();
-    assert_eq!(names(runtime.block_on(short)), [1]);
-    runtime.block_on(bulk).unwrap();
-    assert_eq!(bench.started.try_iter().next(), Some(vec![1]));
-}
-
-#[test]
 fn a_panicking_model_fails_its_items_and_the_pool_lives() {
     let (bench, pool) = (bench(), pool(100, 10));
     drop(bench.open);
@@ -291,66 +263,6 @@ fn nobody_looks_for_the_poison_in_what_nobody_waits_for() {
     drop(bench.open);
     drop(pool);
     assert_eq!(bench.started.try_iter().count(), 0);
-}
-
-#[test]
-fn a_worker_tops_up_with_the_same_model_only() {
-    let (one, other, pool) = (bench(), bench(), pool(1000, 100));
-    let running = begin(pool.run(&one.model, vec![job(0, 100)], INTERACTIVE));
-    assert_eq!(one.started.recv().unwrap(), [0]);
-    let calls = [
-        begin(pool.run(&one.model, vec![job(1, 40)], INTERACTIVE)),
-        begin(pool.run(&other.model, vec![job(2, 40)], INTERACTIVE)),
-        begin(pool.run(&one.model, vec![job(3, 40)], INTERACTIVE)),
-        begin(pool.run(&one.model, vec![job(4, 40)], INTERACTIVE)),
-    ];
-    drop((one.open, other.open));
-    let runtime = runtime();
-    runtime.block_on(running).unwrap();
-    let results: HashMap<usize, Vec<u32>> =
-        calls.into_iter().enumerate().map(|(index, call)| (index, names(runtime.block_on(call)))).collect();
-    assert_eq!(results, HashMap::from([(0, vec![1]), (1, vec![2]), (2, vec![3]), (3, vec![4])]));
-    assert_eq!(one.started.try_iter().collect::<Vec<_>>(), [vec![1, 3], vec![4]]);
-    assert_eq!(other.started.try_iter().collect::<Vec<_>>(), [vec![2]]);
-}
-
-#[test]
-fn what_an_idle_worker_could_compute_is_not_topped_up() {
-    let bench = bench();
-    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 100 };
-    let pool = Pool::start(settings, "test").unwrap();
-    while pool.shared.state().idle < 2 {
-        thread::yield_now();
-    }
-    let calls = [1, 2].map(|name| begin(pool.run(&bench.model, vec![job(name, 10)], INTERACTIVE)));
-    let mut started = [bench.started.recv().unwrap(), bench.started.recv().unwrap()];
-    started.sort();
-    assert_eq!(started, [[1], [2]]);
-    drop(bench.open);
-    for call in calls {
-        runtime().block_on(call).unwrap();
-    }
-}
-
-#[test]
-fn idle_workers_share_a_call_that_one_could_take() {
-    let bench = bench();
-    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 256 };
-    let pool = Pool::start(settings, "test").unwrap();
-    while pool.shared.state().idle < 2 {
-        thread::yield_now();
-    }
-    let shared = begin(pool.run(&bench.model, (0..4).map(|name| job(name, 50)).collect(), INTERACTIVE));
-    let mut started = [bench.started.recv().unwrap(), bench.started.recv().unwrap()];
-    started.sort();
-    assert_eq!(started, [[0, 1], [2, 3]]);
-    // Nobody is idle now: the next one stays whole.
-    let whole = begin(pool.run(&bench.model, (4..8).map(|name| job(name, 50)).collect(), INTERACTIVE));
-    drop(bench.open);
-    let runtime = runtime();
-    assert_eq!(names(runtime.block_on(shared)), [0, 1, 2, 3]);
-    assert_eq!(names(runtime.block_on(whole)), [4, 5, 6, 7]);
-    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[4, 5, 6, 7]]);
 }
 
 #[test]

@@ -2,19 +2,26 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{Chunk, Shared, State, bisect, call::Report};
+use super::{
+    Chunk, Shared, State, bisect,
+    call::Report,
+    queue::{Entry, TopUp},
+};
 use crate::{ItemError, Model, Reason, Watch};
 
 /// Weight of the newest chunk in the average of milliseconds per unit: about the last ten count.
 const AVERAGE_WEIGHT: f64 = 0.1;
 
+/// How far a worker looks for chunks to top up with.
+const LOOKS: usize = 64;
+
 /// Chunks of one model that are computed together, and their units.
 struct Batch<M: Model> {
-    chunks: Vec<(u64, Chunk<M>)>,
+    chunks: Vec<Entry<Chunk<M>>>,
     units: u64,
 }
 
@@ -60,29 +67,31 @@ fn next<M: Model>(shared: &Shared<M>, chunk_units_max: u64) -> Option<Batch<M>> 
     }
 }
 
-/// The chunk whose turn it is, topped up with what waits of the same model; what nobody wants any more is dropped.
+/// The chunk whose turn it is, topped up with what waits of the same model and rank: who is quick by being short must not
+/// wait for bulk work that is computed beside it. What nobody wants any more is dropped.
 fn take<M: Model>(state: &mut State<M>, chunk_units_max: u64, now: Instant) -> Option<Batch<M>> {
-    let (units, first) = loop {
-        let (units, chunk) = state.queue.pop()?;
-        if chunk.ticket.wanted(now) {
-            break (units, chunk);
+    let first = loop {
+        let entry = state.queue.pop()?;
+        if entry.item.ticket.wanted(now) {
+            break entry;
         }
     };
     // What an idle worker could compute beside this one would only wait here.
-    let room = if state.idle > 0 { 0 } else { chunk_units_max.saturating_sub(units) };
-    let same = |chunk: &Chunk<M>| std::sync::Arc::ptr_eq(&chunk.model, &first.model) && chunk.ticket.wanted(now);
-    let more = state.queue.top_up(room, same);
-    let chunks: Vec<_> = std::iter::once((units, first)).chain(more).collect();
-    let units = chunks.iter().map(|(units, _)| units).sum();
+    let room = if state.idle > 0 { 0 } else { chunk_units_max.saturating_sub(first.units) };
+    let top_up = TopUp { room, rank: Some(first.place.rank), looks: LOOKS };
+    let same = |chunk: &Chunk<M>| Arc::ptr_eq(&chunk.model, &first.item.model) && chunk.ticket.wanted(now);
+    let more = state.queue.top_up(top_up, same);
+    let chunks: Vec<_> = std::iter::once(first).chain(more).collect();
+    let units = chunks.iter().map(|entry| entry.units).sum();
     Some(Batch { chunks, units })
 }
 
 /// Runs a batch, and parts of it again until it is known who failed.
 fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
-    let chunks = batch.chunks.iter().map(|(_, chunk)| chunk);
+    let chunks = batch.chunks.iter().map(|entry| &entry.item);
     let inputs: Vec<_> =
         chunks.flat_map(|chunk| chunk.inputs.iter().map(move |input| (&*chunk.ticket, input))).collect();
-    let model = &batch.chunks[0].1.model;
+    let model = &batch.chunks[0].item.model;
     let start = Instant::now();
     let (mut panicked, mut prepare, mut compute) = (false, Duration::ZERO, Duration::ZERO);
     let results = bisect::run(inputs.len(), |items| {
@@ -111,7 +120,7 @@ fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
 fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M::Output>) {
     let Outcome { results, start, end, prepare, compute, .. } = outcome;
     let mut results = results.into_iter();
-    for (units, chunk) in batch.chunks {
+    for Entry { units, item: chunk, .. } in batch.chunks {
         let share = units as f64 / batch.units as f64;
         chunk.ticket.book(Report {
             results: chunk.positions.into_iter().zip(results.by_ref()).collect(),
