@@ -2,8 +2,9 @@
 //!
 //! A call is cut into chunks of whole items, smaller ones if several workers are idle. A worker takes the next chunk, tops
 //! up from what already waits of the same model, and runs it: nothing ever waits for a batch to fill, because one text
-//! already uses a core fully. What is late or abandoned leaves the queue before it is computed. An input on which the
-//! model fails, even if that harms all that ran with it, fails alone.
+//! already uses a core fully. (A device wants much at once: [`PoolSettings::device_chunk_units_max`].) What is late or
+//! abandoned leaves the queue before it is computed. An input on which the model fails, even if that harms all that ran
+//! with it, fails alone.
 //!
 //! The first chunks of calls go before the others, so that a short call does not wait for a large one: how long it waits
 //! at most is said at [`Pool`].
@@ -22,13 +23,15 @@ use self::{
     call::Ticket,
     cut::cut,
     queue::{Queue, Rank},
+    sharing::Sharing,
 };
-use crate::{Error, ItemError, Model};
+use crate::{DeviceChoice, Error, ItemError, Model};
 
 mod bisect;
 mod call;
 mod cut;
 mod queue;
+mod sharing;
 mod worker;
 
 const WORKERS_MAX: usize = 1024;
@@ -43,14 +46,15 @@ const WORKERS_MAX: usize = 1024;
 /// A short interactive call, which is one chunk, therefore waits until the first of the workers is done with the chunk that
 /// it is at, and then for the first chunks of the interactive calls before it, and for one chunk of other work, and for one
 /// more for each seven of those first chunks: however large the other calls are, and however much bulk work there is. It
-/// may share its own chunk with other short calls that wait. A chunk has [`PoolSettings::chunk_units_max`] units by the
-/// model's estimate; an input that is larger is one.
+/// may share its own chunk with other short calls that wait, on a device with anything that waits. A chunk has
+/// [`PoolSettings::chunk_units_max`] units by the model's estimate; an input that is larger is one.
 ///
 /// A large call gets all that short ones leave, and at least every eighth chunk once it is the oldest: what finds n chunks
 /// in the queue is taken after at most 8 n + 7 others, whatever comes later.
 pub struct Pool<M: Model> {
     shared: Arc<Shared<M>>,
     settings: PoolSettings,
+    sharing: Sharing,
     turns: Turns,
     threads: Vec<JoinHandle<()>>,
 }
@@ -59,16 +63,20 @@ pub struct Pool<M: Model> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolSettings {
-    /// Worker threads, each of which keeps one core busy; at most 1,024. 0: as many as the cores that this process may
-    /// use, cgroup quota and affinity included.
+    /// Worker threads, at most 1,024. 0: as many as the cores that this process may use, cgroup quota and affinity
+    /// included, each of which one keeps busy; if models are computed on a device, 1: a second one would only halve what
+    /// it computes at once.
     pub workers: usize,
     /// Most units (tokens or images) that wait. A call that does not fit is refused at once with [`Error::Full`]; a call
     /// that is larger than the bound itself is let in when nothing waits. Calls that wait for their turn hold half as
     /// many at once, a quarter in each lane, so that they leave room for those that do not wait.
     pub queue_units_max: u64,
-    /// Most units that a worker computes at once; an item that is larger is computed alone. More gains no throughput on
-    /// a CPU (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
+    /// Most units that a worker computes at once on a CPU; an item that is larger is computed alone. More gains no
+    /// throughput there (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
     pub chunk_units_max: u32,
+    /// The same where models are computed on a device: it is the faster the more it has, until its memory is full. Calls
+    /// are not divided between workers there, and all that waits of a model goes together, up to this bound.
+    pub device_chunk_units_max: u32,
 }
 
 /// How one call is scheduled.
@@ -166,23 +174,23 @@ struct Chunk<M: Model> {
 // === impl Pool ===
 
 impl<M: Model> Pool<M> {
-    /// Starts the workers; `name` begins the names of their threads.
-    pub fn start(settings: PoolSettings, name: &str) -> Result<Self, Error> {
-        let cores = || thread::available_parallelism().map_or(1, usize::from);
-        let workers = if settings.workers == 0 { cores() } else { settings.workers };
+    /// Starts the workers of models that are computed on this device; `name` begins the names of their threads.
+    pub fn start(settings: PoolSettings, device: DeviceChoice, name: &str) -> Result<Self, Error> {
+        let sharing = Sharing::new(settings, device);
+        let workers = sharing.workers;
         if workers > WORKERS_MAX {
             return Err(Error::load("worker pool", format!("{workers} workers, the bound is {WORKERS_MAX}")));
         }
         let state =
             State { queue: Queue::new(), closed: false, idle: 0, running_units: 0, ms_per_unit: 0.0, panics: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let mut pool = Self { shared, settings, turns: Turns::new(settings), threads: Vec::with_capacity(workers) };
+        let (turns, threads) = (Turns::new(settings), Vec::with_capacity(workers));
+        let mut pool = Self { shared, settings, sharing, turns, threads };
         for index in 0..workers {
             let shared = Arc::clone(&pool.shared);
-            let chunk_units_max = u64::from(settings.chunk_units_max);
             let thread = thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || worker::work(&shared, chunk_units_max))
+                .spawn(move || worker::work(&shared, sharing))
                 .map_err(|error: io::Error| Error::load(format!("worker {name}-{index}"), error))?;
             pool.threads.push(thread);
         }
@@ -276,7 +284,7 @@ impl<M: Model> Pool<M> {
     fn chunk_units(&self, units: u64) -> u32 {
         let state = self.shared.state();
         let idle = if state.queue.units() == 0 { state.idle } else { 0 };
-        cut::chunk_units(units, idle, self.settings.chunk_units_max)
+        self.sharing.chunk_units(units, idle)
     }
 
     /// Puts all chunks of a call into the queue, or none.

@@ -25,10 +25,11 @@ impl TextSettings {
         Self { text_bytes_max: ByteSize::mib(1), windows_max: 32 }
     }
 
-    /// The workers that texts want: a chunk of 256 tokens fills a core, and a thousand calls of 256 tokens may wait.
+    /// The workers that texts want: a chunk of 256 tokens fills a core and 16,384 a device, and a thousand calls of 256
+    /// tokens may wait.
     #[must_use]
     pub fn pool() -> PoolSettings {
-        PoolSettings { workers: 0, queue_units_max: 262_144, chunk_units_max: 256 }
+        PoolSettings { workers: 0, queue_units_max: 262_144, chunk_units_max: 256, device_chunk_units_max: 16_384 }
     }
 
     /// Bounds of the values.

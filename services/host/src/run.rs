@@ -70,7 +70,7 @@ pub async fn serve<M: Hosted>(
     let addresses = ports.addresses()?;
     addresses.announce(&settings.server.announce)?;
     tracing::info!(grpc = %addresses.grpc, admin = %addresses.admin, health = %addresses.health, "listening");
-    let pool = Arc::new(Pool::start(settings.pool, &settings.server.name)?);
+    let pool = Arc::new(Pool::start(settings.pool, settings.compute.device, &settings.server.name)?);
     let readiness = Readiness::default();
     let host = Arc::new(Host {
         catalog: Catalog::new(settings.models.clone()),

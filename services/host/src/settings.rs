@@ -91,6 +91,8 @@ impl HostSettings {
         mistakes.require(self.pool.workers <= 1024, "pool.workers", "must be at most 1024");
         mistakes.require(self.pool.queue_units_max >= 1, "pool.queue_units_max", "must be at least 1");
         mistakes.require(self.pool.chunk_units_max >= 1, "pool.chunk_units_max", "must be at least 1");
+        let device = self.pool.device_chunk_units_max;
+        mistakes.require(device >= 1, "pool.device_chunk_units_max", "must be at least 1");
         for (key, why) in self.compute.faults() {
             mistakes.add(&format!("compute.{key}"), "effective value", why);
         }

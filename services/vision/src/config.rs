@@ -38,8 +38,8 @@ pub struct Limits {
 
 impl config::Settings for Settings {
     fn defaults() -> Self {
-        // Images: each is a chunk of its own.
-        let pool = PoolSettings { workers: 0, queue_units_max: 256, chunk_units_max: 1 };
+        // Images: each is a chunk of its own, on a device too, for the network looks at one at a time.
+        let pool = PoolSettings { workers: 0, queue_units_max: 256, chunk_units_max: 1, device_chunk_units_max: 1 };
         let mut host = HostSettings::defaults("vision", &["efficientnet-lite0"], 64, pool);
         // The gateway puts images in the place of their digests, so that its requests are larger than its clients'.
         host.server.message_bytes_max = ByteSize::mib(64);

@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Texts of one call: enough to keep all cores busy, few enough for the bar to move.
 const BATCH: usize = 512;
 /// As the services have it: a chunk of 256 tokens fills a core. What waits is bounded by the batch.
-const POOL: PoolSettings = PoolSettings { workers: 0, queue_units_max: u64::MAX, chunk_units_max: 256 };
+const POOL: PoolSettings =
+    PoolSettings { workers: 0, queue_units_max: u64::MAX, chunk_units_max: 256, device_chunk_units_max: 16_384 };
 
 /// The vectors of all texts.
 pub(crate) struct Vectors {
@@ -37,7 +38,7 @@ pub(crate) fn embed(files: &ModelFiles, texts: &[String]) -> anyhow::Result<Vect
     let dimensions = info.dimensions as usize;
     let values = Vec::with_capacity(texts.len() * dimensions);
     let mut vectors = Vectors { values, dimensions, truncated: 0, tokens: 0, tokens_max: info.max_input_tokens };
-    let pool = Pool::start(POOL, "train")?;
+    let pool = Pool::start(POOL, compute.device, "train")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let bar = bar(texts.len() as u64, "embedding");
     for batch in texts.chunks(BATCH) {

@@ -77,7 +77,16 @@ fn bench() -> Bench {
 
 /// One worker, so that what runs is known.
 fn pool(queue_units_max: u64, chunk_units_max: u32) -> Pool<Fake> {
-    Pool::start(PoolSettings { workers: 1, queue_units_max, chunk_units_max }, "test").unwrap()
+    start(PoolSettings { workers: 1, queue_units_max, ..settings(chunk_units_max) }, DeviceChoice::Cpu)
+}
+
+/// As many workers as the hardware wants.
+fn settings(chunk_units_max: u32) -> PoolSettings {
+    PoolSettings { workers: 0, queue_units_max: 1000, chunk_units_max, device_chunk_units_max: 100 }
+}
+
+fn start(settings: PoolSettings, device: DeviceChoice) -> Pool<Fake> {
+    Pool::start(settings, device, "test").unwrap()
 }
 
 fn job(name: u32, units: u32) -> Job {

@@ -6,18 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Chunk, Shared, State, bisect,
-    call::Report,
-    queue::{Entry, TopUp},
-};
+use super::{Chunk, Shared, State, bisect, call::Report, queue::Entry, sharing::Sharing};
 use crate::{ItemError, Model, Reason, Watch};
 
 /// Weight of the newest chunk in the average of milliseconds per unit: about the last ten count.
 const AVERAGE_WEIGHT: f64 = 0.1;
-
-/// How far a worker looks for chunks to top up with.
-const LOOKS: usize = 64;
 
 /// Chunks of one model that are computed together, and their units.
 struct Batch<M: Model> {
@@ -37,8 +30,8 @@ struct Outcome<O> {
 }
 
 /// Takes work until the pool is closed and empty.
-pub(super) fn work<M: Model>(shared: &Shared<M>, chunk_units_max: u64) {
-    while let Some(batch) = next(shared, chunk_units_max) {
+pub(super) fn work<M: Model>(shared: &Shared<M>, sharing: Sharing) {
+    while let Some(batch) = next(shared, sharing) {
         let outcome = compute(&batch);
         let mut state = shared.state();
         state.running_units -= batch.units;
@@ -51,10 +44,10 @@ pub(super) fn work<M: Model>(shared: &Shared<M>, chunk_units_max: u64) {
 }
 
 /// Waits for the next batch; none when the pool is closed and empty.
-fn next<M: Model>(shared: &Shared<M>, chunk_units_max: u64) -> Option<Batch<M>> {
+fn next<M: Model>(shared: &Shared<M>, sharing: Sharing) -> Option<Batch<M>> {
     let mut state = shared.state();
     loop {
-        if let Some(batch) = take(&mut state, chunk_units_max, Instant::now()) {
+        if let Some(batch) = take(&mut state, sharing, Instant::now()) {
             state.running_units += batch.units;
             return Some(batch);
         }
@@ -67,18 +60,15 @@ fn next<M: Model>(shared: &Shared<M>, chunk_units_max: u64) -> Option<Batch<M>> 
     }
 }
 
-/// The chunk whose turn it is, topped up with what waits of the same model and rank: who is quick by being short must not
-/// wait for bulk work that is computed beside it. What nobody wants any more is dropped.
-fn take<M: Model>(state: &mut State<M>, chunk_units_max: u64, now: Instant) -> Option<Batch<M>> {
+/// The chunk whose turn it is, topped up with what waits of the same model; what nobody wants any more is dropped.
+fn take<M: Model>(state: &mut State<M>, sharing: Sharing, now: Instant) -> Option<Batch<M>> {
     let first = loop {
         let entry = state.queue.pop()?;
         if entry.item.ticket.wanted(now) {
             break entry;
         }
     };
-    // What an idle worker could compute beside this one would only wait here.
-    let room = if state.idle > 0 { 0 } else { chunk_units_max.saturating_sub(first.units) };
-    let top_up = TopUp { room, rank: Some(first.place.rank), looks: LOOKS };
+    let top_up = sharing.top_up(first.units, first.place.rank, state.idle);
     let same = |chunk: &Chunk<M>| Arc::ptr_eq(&chunk.model, &first.item.model) && chunk.ticket.wanted(now);
     let more = state.queue.top_up(top_up, same);
     let chunks: Vec<_> = std::iter::once(first).chain(more).collect();

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use engine::{
-    Call as PoolCall, Compute, Content, Dimensions, ImageLimits, ImageModel, Lane, Model, ModelFiles, Parts,
-    PathChoice, Pool, PoolSettings, Precision, PrecisionChoice, ScoreMode, TextInput, TextLimits, TextModel, Tier,
+    Call as PoolCall, Compute, Content, DeviceChoice, Dimensions, ImageLimits, ImageModel, Lane, Model, ModelFiles,
+    Parts, PathChoice, Pool, PoolSettings, Precision, PrecisionChoice, ScoreMode, TextInput, TextLimits, TextModel, Tier,
     Truncation, Watch, Work,
 };
 use tokio::runtime::Runtime;
@@ -73,8 +73,13 @@ pub(crate) fn load_texts(files: &ModelFiles, compute: Compute) -> anyhow::Result
 /// Workers for a model of texts.
 pub(crate) fn pool(workers: u16) -> anyhow::Result<Pool<TextModel>> {
     let chunk_units_max = u32::try_from(CHUNK_TOKENS)?;
-    let settings = PoolSettings { workers: workers.into(), queue_units_max: 1 << 20, chunk_units_max };
-    Ok(Pool::start(settings, "bench")?)
+    let settings = PoolSettings {
+        workers: workers.into(),
+        queue_units_max: 1 << 20,
+        chunk_units_max,
+        device_chunk_units_max: chunk_units_max,
+    };
+    Ok(Pool::start(settings, DeviceChoice::Cpu, "bench")?)
 }
 
 /// The size of an image that is read here.

@@ -94,8 +94,7 @@ fn a_worker_tops_up_with_the_same_model_only() {
 #[test]
 fn what_an_idle_worker_could_compute_is_not_topped_up() {
     let bench = bench();
-    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 100 };
-    let pool = Pool::start(settings, "test").unwrap();
+    let pool = start(PoolSettings { workers: 2, ..settings(100) }, DeviceChoice::Cpu);
     while pool.shared.state().idle < 2 {
         thread::yield_now();
     }
@@ -112,8 +111,7 @@ fn what_an_idle_worker_could_compute_is_not_topped_up() {
 #[test]
 fn idle_workers_share_a_call_that_one_could_take() {
     let bench = bench();
-    let settings = PoolSettings { workers: 2, queue_units_max: 1000, chunk_units_max: 256 };
-    let pool = Pool::start(settings, "test").unwrap();
+    let pool = start(PoolSettings { workers: 2, ..settings(256) }, DeviceChoice::Cpu);
     while pool.shared.state().idle < 2 {
         thread::yield_now();
     }
@@ -128,4 +126,21 @@ fn idle_workers_share_a_call_that_one_could_take() {
     assert_eq!(names(runtime.block_on(shared)), [0, 1, 2, 3]);
     assert_eq!(names(runtime.block_on(whole)), [4, 5, 6, 7]);
     assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[4, 5, 6, 7]]);
+}
+
+#[test]
+fn a_device_computes_together_what_waits_of_a_model() {
+    let bench = bench();
+    let pool = start(settings(10), DeviceChoice::Cuda(0));
+    assert_eq!(pool.load().workers, 1);
+    let large = begin(pool.run(&bench.model, (0..4).map(|name| job(name, 30)).collect(), INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0, 1, 2]);
+    let bulk = begin(pool.run(&bench.model, vec![job(4, 20)], BATCH));
+    let short = begin(pool.run(&bench.model, vec![job(5, 20)], INTERACTIVE));
+    drop(bench.open);
+    let runtime = runtime();
+    for call in [large, bulk, short] {
+        runtime.block_on(call).unwrap();
+    }
+    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[5, 3, 4]]);
 }
