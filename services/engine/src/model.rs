@@ -21,9 +21,10 @@ pub trait Model: Send + Sync + 'static {
 
     /// Computes all inputs and returns one outcome per input, in their order.
     ///
-    /// An input that cannot be computed fails alone. The pool computes inputs again that failed with [`Reason::Engine`]
-    /// among others, and all if this panics, so that in the end those fail that do so by themselves. `watch` divides the
-    /// time between preparation and compute, and says when nobody waits for the result any more.
+    /// An input that cannot be computed fails alone. Where the model cannot tell whose fault a failure is, it says so by
+    /// [`ItemError::shared`]: the pool computes those inputs again, and all if this panics, so that in the end those fail
+    /// that do so by themselves. `watch` divides the time between preparation and compute, and says when nobody waits for
+    /// the result any more.
     fn run(&self, inputs: &[&Self::Input], watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>>;
 }
 
@@ -77,12 +78,24 @@ pub struct ItemError {
     pub reason: Reason,
     /// What a person reads; never the caller's input.
     pub message: String,
+    shared: bool,
 }
 
 impl ItemError {
     /// An error with its message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), shared: false }
+    }
+
+    /// The same where all that were computed together failed, and one of them may have harmed the others.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        Self { shared: true, ..self }
+    }
+
+    /// Whether it may be another input's fault.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 }
 

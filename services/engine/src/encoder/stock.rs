@@ -146,7 +146,7 @@ impl Encoder for Stock {
             Ok(false) => Err(ItemError::new(Reason::Abandoned, "given up before it was computed")),
             Err(error) => {
                 tracing::error!(%error, texts = batch.ends.len(), tokens = batch.ids.len(), "encoder failed");
-                Err(ItemError::new(Reason::Engine, "the encoder failed"))
+                Err(ItemError::new(Reason::Engine, "the encoder failed").shared())
             }
         }
     }

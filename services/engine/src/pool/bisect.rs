@@ -2,8 +2,9 @@
 
 use crate::{ItemError, Reason};
 
-/// Computes items together, and those again, in halves, that failed with [`Reason::Engine`] beside others: who fails so
-/// alone has only itself to blame. For n items that costs at most log2 n more runs of them all; two if one item harms all.
+/// Computes items together, and those again, in halves, whose failure may be another's fault ([`ItemError::shared`]): who
+/// fails alone has only itself to blame. For n items that costs at most log2 n more runs of them all; two if one item
+/// harms all; none for failures that are of one item in any case.
 ///
 /// `together` gives one outcome per item, in their order.
 pub(super) fn run<O>(
@@ -15,7 +16,7 @@ pub(super) fn run<O>(
     while let Some(items) = waiting.pop().filter(|items| !items.is_empty()) {
         let mut again = Vec::new();
         for (&item, outcome) in items.iter().zip(together(&items)) {
-            if items.len() > 1 && matches!(&outcome, Err(error) if error.reason == Reason::Engine) {
+            if items.len() > 1 && outcome.as_ref().is_err_and(ItemError::is_shared) {
                 again.push(item);
             }
             results[item] = Some(outcome);
@@ -28,7 +29,7 @@ pub(super) fn run<O>(
 
 /// What becomes of an item that a model forgot.
 pub(super) fn no_answer<O>() -> Result<O, ItemError> {
-    Err(ItemError::new(Reason::Engine, "the model gave no answer for this input"))
+    Err(ItemError::new(Reason::Engine, "the model gave no answer for this input").shared())
 }
 
 #[cfg(test)]
@@ -37,8 +38,8 @@ mod tests {
 
     use super::*;
 
-    fn failed(reason: Reason) -> Result<usize, ItemError> {
-        Err(ItemError::new(reason, ""))
+    fn shared() -> ItemError {
+        ItemError::new(Reason::Engine, "").shared()
     }
 
     /// What becomes of the items if these are poison, and how many were computed in all.
@@ -46,7 +47,8 @@ mod tests {
         let mut computed = 0;
         let results = run(poison.len(), |items| {
             computed += items.len();
-            items.iter().map(|&item| if harm(items, item) { failed(Reason::Engine) } else { Ok(item) }).collect()
+            let outcome = |item: usize| if harm(items, item) { Err(shared()) } else { Ok(item) };
+            items.iter().map(|&item| outcome(item)).collect()
         });
         let right = |(item, result): (usize, &Result<usize, ItemError>)| result.as_ref().map_or(true, |of| *of == item);
         assert!(results.iter().enumerate().all(right), "an item has another's result");
@@ -78,12 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn other_failures_and_those_alone_are_final() {
-        for (count, reason) in [(5, Reason::Empty), (5, Reason::Abandoned), (1, Reason::Engine)] {
+    fn failures_of_one_item_and_of_an_item_alone_are_final() {
+        let own = |reason| ItemError::new(reason, "");
+        for (count, error) in [(5, own(Reason::Engine)), (5, own(Reason::Abandoned)), (1, shared())] {
             let mut runs = 0;
             let results = run(count, |items| {
                 runs += 1;
-                items.iter().map(|_| failed(reason)).collect()
+                items.iter().map(|_| Err::<(), _>(error.clone())).collect()
             });
             assert_eq!((runs, results.len()), (1, count));
         }

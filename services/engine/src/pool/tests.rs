@@ -25,7 +25,9 @@ enum Act {
     Panic,
     /// Fails, and all that run with it.
     Harm,
-    /// Answers only if it is still wanted when the gate opens.
+    /// Fails, and the model knows that it is this one.
+    Fail,
+    /// Tells whether it is still wanted when the gate opens.
     Ask,
 }
 
@@ -33,6 +35,7 @@ enum Act {
 struct Fake {
     started: Mutex<mpsc::Sender<Vec<u32>>>,
     gate: Mutex<mpsc::Receiver<()>>,
+    told: Mutex<mpsc::Sender<bool>>,
 }
 
 /// The test's ends of a [`Fake`].
@@ -40,6 +43,8 @@ struct Bench {
     model: Arc<Fake>,
     started: mpsc::Receiver<Vec<u32>>,
     open: mpsc::Sender<()>,
+    /// What the model was told when it asked whether it is wanted.
+    told: mpsc::Receiver<bool>,
 }
 
 impl Model for Fake {
@@ -58,10 +63,13 @@ impl Model for Fake {
         let harmed = jobs.iter().any(|job| matches!(job.act, Act::Harm));
         let answer = |job: &&Job| match job.act {
             Act::Panic => panic!("as asked"),
-            _ if harmed => Err(ItemError::new(Reason::Engine, "harmed")),
+            _ if harmed => Err(ItemError::new(Reason::Engine, "harmed").shared()),
             Act::Answer | Act::Harm => Ok(job.name),
-            Act::Ask if watch.wanted() => Ok(job.name),
-            Act::Ask => Err(ItemError::new(Reason::Abandoned, "not wanted")),
+            Act::Fail => Err(ItemError::new(Reason::Engine, "failed")),
+            Act::Ask => {
+                self.told.lock().unwrap().send(watch.wanted()).unwrap();
+                Ok(job.name)
+            }
         };
         let answers = jobs.iter().map(answer).collect();
         watch.computed();
@@ -72,7 +80,9 @@ impl Model for Fake {
 fn bench() -> Bench {
     let (start, started) = mpsc::channel();
     let (open, gate) = mpsc::channel();
-    Bench { model: Arc::new(Fake { started: Mutex::new(start), gate: Mutex::new(gate) }), started, open }
+    let (tell, told) = mpsc::channel();
+    let model = Fake { started: Mutex::new(start), gate: Mutex::new(gate), told: Mutex::new(tell) };
+    Bench { model: Arc::new(model), started, open, told }
 }
 
 /// One worker, so that what runs is known.
@@ -179,17 +189,17 @@ fn an_abandoned_call_leaves_the_queue_and_is_never_computed() {
 
 #[test]
 fn a_running_call_is_told_when_nobody_wants_it() {
-    let (bench, pool) = (bench(), pool(100, 10));
-    let abandoned = begin(pool.run(&bench.model, vec![Job { act: Act::Ask, ..job(0, 10) }], INTERACTIVE));
-    assert_eq!(bench.started.recv().unwrap(), [0]);
-    let ticket = Arc::new(Ticket::<u32>::new(1, 1, Instant::now(), None));
-    assert!(ticket.wanted(Instant::now()));
-    ticket.abandon();
-    assert!(!ticket.wanted(Instant::now()));
-    drop(abandoned);
-    drop(bench.open);
-    // Dropping the pool joins the worker: it neither hangs nor dies of an answer that nobody takes.
-    drop(pool);
+    for abandons in [false, true] {
+        let (bench, pool) = (bench(), pool(100, 10));
+        let call = begin(pool.run(&bench.model, vec![Job { act: Act::Ask, ..job(0, 10) }], INTERACTIVE));
+        assert_eq!(bench.started.recv().unwrap(), [0]);
+        let call = (!abandons).then_some(call);
+        drop(bench.open);
+        assert_eq!(bench.told.recv().unwrap(), !abandons);
+        // Dropping the pool joins the worker: it neither hangs nor dies of an answer that nobody takes.
+        drop(call);
+        drop(pool);
+    }
 }
 
 #[test]
@@ -261,6 +271,16 @@ fn a_poison_input_fails_alone_whatever_it_does_to_those_beside_it() {
         assert_eq!(runs, expected);
         assert_eq!(pool.load().panics, panics, "a chunk counts once");
     }
+}
+
+#[test]
+fn a_failure_that_is_of_one_input_in_any_case_is_not_looked_for() {
+    let (bench, pool) = (bench(), pool(1000, 100));
+    drop(bench.open);
+    let jobs: Vec<_> = (0..8).map(|name| Job { act: Act::Fail, ..job(name, 10) }).collect();
+    let done = runtime().block_on(pool.run(&bench.model, jobs, INTERACTIVE)).unwrap();
+    assert!(done.results.iter().all(|result| result.as_ref().is_err_and(|error| error.reason == Reason::Engine)));
+    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[0, 1, 2, 3, 4, 5, 6, 7]]);
 }
 
 #[test]

@@ -85,10 +85,10 @@ fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
     let start = Instant::now();
     let (mut panicked, mut prepare, mut compute) = (false, Duration::ZERO, Duration::ZERO);
     let results = bisect::run(inputs.len(), |items| {
-        let fail = |reason, message: &str| items.iter().map(|_| Err(ItemError::new(reason, message))).collect();
+        let fail = |error: ItemError| items.iter().map(|_| Err(error.clone())).collect();
         let wanted = || items.iter().any(|&item| inputs[item].0.wanted(Instant::now()));
         if !wanted() {
-            return fail(Reason::Abandoned, "nobody waits for it");
+            return fail(ItemError::new(Reason::Abandoned, "nobody waits for it"));
         }
         let mut watch = Watch::start(&wanted);
         let these: Vec<_> = items.iter().map(|&item| inputs[item].1).collect();
@@ -99,7 +99,7 @@ fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
         let Ok(answers) = answers else {
             panicked = true;
             tracing::error!(batch.len = items.len(), "model panicked");
-            return fail(Reason::Engine, "the model failed on this input");
+            return fail(ItemError::new(Reason::Engine, "the model failed on this input").shared());
         };
         answers.into_iter().chain(std::iter::repeat_with(bisect::no_answer)).take(items.len()).collect()
     });
