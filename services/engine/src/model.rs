@@ -1,7 +1,7 @@
 //! The seam between the worker pool and the models.
 //!
 //! The pool knows nothing of texts or images: it schedules [`Model::Input`]s by their estimated cost and hands them to
-//! [`Model::run`], which returns one outcome per input. A model knows nothing of queues, lanes or deadlines.
+//! [`Model::step`], which returns one outcome per input. A model knows nothing of queues, lanes or deadlines.
 
 use std::{
     fmt,
@@ -26,6 +26,28 @@ pub trait Model: Send + Sync + 'static {
     /// that do so by themselves. `watch` divides the time between preparation and compute, and says when nobody waits for
     /// the result any more.
     fn run(&self, inputs: &[&Self::Input], watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>>;
+
+    /// The same in steps, if an input can be put aside half-way: what would be more than `units_max` at once may come back
+    /// as what is left of it. The results are those of [`Self::run`].
+    ///
+    /// Unless a model says otherwise all is one step.
+    fn step(
+        &self,
+        inputs: &[&Self::Input],
+        _units_max: u32,
+        watch: &mut Watch<'_>,
+    ) -> Vec<Result<Step<Self::Output, Self::Input>, ItemError>> {
+        self.run(inputs, watch).into_iter().map(|result| result.map(Step::Done)).collect()
+    }
+}
+
+/// How far an input was computed.
+#[derive(Clone, Debug)]
+pub enum Step<O, I> {
+    /// To its end.
+    Done(O),
+    /// This is left of it.
+    Rest(I),
 }
 
 /// A stopwatch for the two kinds of work, and the word that the work is still wanted.

@@ -47,10 +47,13 @@ const WORKERS_MAX: usize = 1024;
 /// it is at, and then for the first chunks of the interactive calls before it, and for one chunk of other work, and for one
 /// more for each seven of those first chunks: however large the other calls are, and however much bulk work there is. It
 /// may share its own chunk with other short calls that wait, on a device with anything that waits. A chunk has
-/// [`PoolSettings::chunk_units_max`] units by the model's estimate; an input that is larger is one.
+/// [`PoolSettings::chunk_units_max`] units by the model's estimate; an input that is larger is one, unless the model
+/// computes it in steps ([`Model::step`]), as texts of several windows are: each step then counts as a chunk. So the longest
+/// chunk is what a model takes at once: one image, or [`crate::ModelInfo::max_input_tokens`] and the tokenizing of a text.
 ///
-/// A large call gets all that short ones leave, and at least every eighth chunk once it is the oldest: what finds n chunks
-/// in the queue is taken after at most 8 n + 7 others, whatever comes later.
+/// A large call gets all that short ones leave, and at least every eighth chunk once it is the oldest: a chunk that finds
+/// n others in the queue is taken after at most 8 n + 7, whatever comes later, and after 8 more for each step of an older
+/// one.
 pub struct Pool<M: Model> {
     shared: Arc<Shared<M>>,
     settings: PoolSettings,
@@ -63,16 +66,16 @@ pub struct Pool<M: Model> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolSettings {
-    /// Worker threads, at most 1,024. 0: as many as the cores that this process may use, cgroup quota and affinity
-    /// included, each of which one keeps busy; if models are computed on a device, 1: a second one would only halve what
-    /// it computes at once.
+    /// Worker threads, at most 1,024. 0: one for each core that this process may use, cgroup quota and affinity included;
+    /// if models are computed on a device, 1: a second one would only halve what it computes at once.
     pub workers: usize,
     /// Most units (tokens or images) that wait. A call that does not fit is refused at once with [`Error::Full`]; a call
     /// that is larger than the bound itself is let in when nothing waits. Calls that wait for their turn hold half as
     /// many at once, a quarter in each lane, so that they leave room for those that do not wait.
     pub queue_units_max: u64,
-    /// Most units that a worker computes at once on a CPU; an item that is larger is computed alone. More gains no
-    /// throughput there (256 tokens, or 1 image, fill a core), and a worker is deaf for as long as it takes.
+    /// Most units that a worker computes at once on a CPU; an item that is larger is computed alone, a text of several
+    /// windows in steps between which others have their turn. More gains no throughput there (256 tokens, or 1 image, fill
+    /// a core), and a worker is deaf for as long as it takes.
     pub chunk_units_max: u32,
     /// The same where models are computed on a device: it is the faster the more it has, until its memory is full. Calls
     /// are not divided between workers there, and all that waits of a model goes together, up to this bound.

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, ItemError, Model, ModelInfo, Parts, Plan, Reason, Watch,
-    encoder::{self, Config, Encoder, Packed},
+    Error, ItemError, Model, ModelInfo, Parts, Plan, Reason, Step, Watch,
+    encoder::{self, Config, Encoder},
     head::Head,
     info::Measured,
     manifest::{ModelFiles, Pooling, Prompts},
     parts,
-    text::{last::Last, over::Over},
-    tokenize::{First, Tokenized, Tokens, Truncation},
+    text::{last::Last, over::Over, windows::Joined},
+    tokenize::{First, Tokens, Truncation},
     weights::Weights,
 };
 
 mod ids;
 mod last;
 mod over;
+mod windows;
+
+pub use windows::Windows;
 
 /// English has a token per four to five bytes; a low guess is the safe side for a budget.
 const BYTES_PER_TOKEN: usize = 4;
@@ -64,6 +67,8 @@ pub enum Content {
     Pair(Arc<First>, String),
     /// A text as its tokens, special tokens included.
     Tokens(Vec<u32>),
+    /// What is left of a text: from [`Model::step`], and for it.
+    Rest(Windows),
 }
 
 /// What a text is for: the model's prompt of this role stands before it.
@@ -200,16 +205,19 @@ impl TextModel {
         self.over.as_ref().map(|over| &over.base)
     }
 
-    fn tokenize(&self, TextInput { content, work }: &TextInput) -> Result<Tokenized, ItemError> {
-        match (content, work) {
-            (Content::Text(text, role), Work::Compute(cut)) => self.tokens.text(self.prompt(*role), text, *cut),
+    /// Tokenizes an input, unless that was done before.
+    fn windows(&self, input: &TextInput) -> Result<Windows, ItemError> {
+        let tokenized = match (&input.content, input.work) {
+            (Content::Rest(windows), _) => return Ok(windows.clone()),
+            (Content::Text(text, role), Work::Compute(cut)) => self.tokens.text(self.prompt(*role), text, cut),
             (Content::Text(text, role), Work::Count) => self.tokens.count(self.prompt(*role), text),
-            (Content::Tokens(ids), Work::Compute(cut)) => self.tokens.ids(ids, *cut),
-            (Content::Pair(first, second), Work::Compute(cut)) => self.tokens.pair(first, second, *cut),
+            (Content::Tokens(ids), Work::Compute(cut)) => self.tokens.ids(ids, cut),
+            (Content::Pair(first, second), Work::Compute(cut)) => self.tokens.pair(first, second, cut),
             (Content::Tokens(_) | Content::Pair(..), Work::Count) => {
                 Err(ItemError::new(Reason::BadParameter, "only the tokens of a text are counted"))
             }
-        }
+        };
+        tokenized.map(Windows::new)
     }
 
     fn prompt(&self, role: Role) -> &str {
@@ -218,6 +226,43 @@ impl TextModel {
             Role::Document => &self.prompts.document,
             Role::Symmetric => &self.prompts.symmetric,
         }
+    }
+
+    /// Computes of each text a window more, and of the first ones so many more that all are at most `units_max` tokens.
+    fn advance(&self, inputs: &[&TextInput], units_max: u32, watch: &mut Watch<'_>) -> Vec<Result<Windows, ItemError>> {
+        let (mut joined, mut room) = (Joined::default(), units_max as usize);
+        let mut begin = |input: &TextInput| -> Result<(Windows, usize), ItemError> {
+            let text = self.windows(input)?;
+            let next = text.next(&mut room);
+            let count = next.len();
+            next.iter().for_each(|window| joined.push(window));
+            Ok((text, count))
+        };
+        let begun: Vec<_> = inputs.iter().map(|input| begin(input)).collect();
+        watch.prepared();
+        let mut finished = Vec::with_capacity(joined.len());
+        let mut read = |rows: &[&[f32]]| finished.push(self.finish(rows));
+        // A text that could not be tokenized fails alone; when none is left there is nothing to encode.
+        let encoded = match joined.len() {
+            0 => Ok(()),
+            _ => self.encoder.encode(joined.packed(), &|| watch.wanted(), &mut read),
+        };
+        let broken = finished.iter().filter(|values| values.is_err()).count();
+        if broken > 0 {
+            tracing::error!(model = %self.info.name, broken, of = finished.len(), "output is not finite");
+        }
+        let mut finished = finished.into_iter();
+        let advanced = begun.into_iter().map(|text| {
+            let (mut text, count) = text?;
+            if count > 0 {
+                encoded.clone()?;
+            }
+            text.add(finished.by_ref().take(count).collect())?;
+            Ok(text)
+        });
+        let advanced = advanced.collect();
+        watch.computed();
+        advanced
     }
 
     /// A text's answer from the vectors of its tokens.
@@ -229,7 +274,6 @@ impl TextModel {
         if values.iter().all(|x| x.is_finite()) {
             return Ok(values);
         }
-        tracing::error!(model = %self.info.name, tokens = rows.len(), "output is not finite");
         Err(ItemError::new(Reason::Engine, "the model's output is not finite"))
     }
 }
@@ -244,6 +288,7 @@ impl Model for TextModel {
             Content::Text(text, role) => guess(self.prompt(*role).len() + text.len()),
             Content::Pair(first, second) => guess(first.bytes() + second.len()),
             Content::Tokens(ids) => ids.len(),
+            Content::Rest(text) => return text.units(),
         };
         let max = self.info.max_input_tokens as usize;
         let computed = match input.work {
@@ -257,51 +302,26 @@ impl Model for TextModel {
     }
 
     fn run(&self, inputs: &[&TextInput], watch: &mut Watch<'_>) -> Vec<Result<TextOutput, ItemError>> {
-        let tokenized: Vec<_> = inputs.iter().map(|input| self.tokenize(input)).collect();
-        let (mut ids, mut types, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        for window in tokenized.iter().flatten().flat_map(|text| &text.windows) {
-            ids.extend_from_slice(&window.ids);
-            match &window.types {
-                Some(of_pair) => types.extend_from_slice(of_pair),
-                None => types.resize(ids.len(), 0),
-            }
-            ends.push(ids.len());
-        }
-        watch.prepared();
-        let pairs = types.iter().any(|of_pair| *of_pair != 0);
-        let batch = Packed { ids: &ids, ends: &ends, types: pairs.then_some(types.as_slice()) };
-        let mut finished = Vec::with_capacity(ends.len());
-        let mut read = |rows: &[&[f32]]| finished.push((self.finish(rows), rows.len()));
-        // A text that could not be tokenized fails alone; when none is left there is nothing to encode.
-        let encoded = if ends.is_empty() { Ok(()) } else { self.encoder.encode(batch, &|| watch.wanted(), &mut read) };
-        let mut finished = finished.into_iter();
-        let outputs = tokenized.into_iter().map(|text| {
-            let Tokenized { windows, tokens, truncated } = text?;
-            if windows.is_empty() {
-                return Ok(TextOutput { values: Vec::new(), tokens, truncated });
-            }
-            encoded.clone()?;
-            let (parts, lengths): (Vec<_>, Vec<_>) = finished.by_ref().take(windows.len()).unzip();
-            let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
-            Ok(TextOutput { values: mean(parts, &lengths), tokens, truncated })
-        });
-        let outputs = outputs.collect();
-        watch.computed();
-        outputs
+        let advanced = self.advance(inputs, u32::MAX, watch);
+        advanced.into_iter().map(|text| text.map(Windows::output)).collect()
     }
-}
 
-/// The mean of the windows of a text, of which there is at least one, weighted by their tokens.
-fn mean(mut parts: Vec<Vec<f32>>, weights: &[usize]) -> Vec<f32> {
-    if parts.len() == 1 {
-        return parts.swap_remove(0);
+    fn step(
+        &self,
+        inputs: &[&TextInput],
+        units_max: u32,
+        watch: &mut Watch<'_>,
+    ) -> Vec<Result<Step<TextOutput, TextInput>, ItemError>> {
+        let end = |text: Windows, work| {
+            if text.left().is_empty() {
+                Step::Done(text.output())
+            } else {
+                Step::Rest(TextInput { content: Content::Rest(text), work })
+            }
+        };
+        let advanced = self.advance(inputs, units_max, watch).into_iter().zip(inputs);
+        advanced.map(|(text, input)| text.map(|text| end(text, input.work))).collect()
     }
-    let mut sum = vec![0.0_f64; parts[0].len()];
-    for (part, weight) in parts.iter().zip(weights) {
-        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x) * *weight as f64);
-    }
-    let total = weights.iter().sum::<usize>() as f64;
-    sum.into_iter().map(|sum| (sum / total) as f32).collect()
 }
 
 /// One vector from the vectors of a text's tokens, of which there is at least one.

@@ -36,6 +36,8 @@ struct State<O> {
 pub(super) struct Report<O> {
     /// Outcomes by the position of their inputs in the call.
     pub(super) results: Vec<(usize, Result<O, ItemError>)>,
+    /// Nothing of the chunk is left.
+    pub(super) finishes: bool,
     pub(super) start: Instant,
     pub(super) end: Instant,
     /// This chunk's share of the worker's time.
@@ -74,7 +76,7 @@ impl<O> Ticket<O> {
         !self.abandoned.load(Ordering::Relaxed) && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
-    /// Books a chunk that was computed, and wakes the caller with the last one.
+    /// Books a chunk that was computed, or a step of one, and wakes the caller with the end of the last one.
     pub(super) fn book(&self, report: Report<O>) {
         let mut state = self.state();
         for (item, result) in report.results {
@@ -85,7 +87,7 @@ impl<O> Ticket<O> {
         state.prepare += report.prepare;
         state.compute += report.compute;
         state.worker += report.worker;
-        state.chunks_left -= 1;
+        state.chunks_left -= usize::from(report.finishes);
         if state.chunks_left == 0 {
             // notify_one keeps its word for a caller that does not listen yet.
             self.finished.notify_one();

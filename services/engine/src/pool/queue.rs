@@ -13,7 +13,7 @@ const OVERTAKING_MAX: u32 = 7;
 /// That makes short calls quick and could starve the others, so of eight entries that are taken one is the oldest that
 /// waits, whatever its lane and part. Two promises follow, and hold whatever comes later:
 /// - Who is the first part of an interactive call and finds n like it is taken after at most n + 1 + n / 7 others.
-/// - Who finds n entries of any kind is taken after at most 8 n + 7 others.
+/// - Who finds n entries of any kind is taken after at most 8 n + 7 others, and 8 more whenever an older one is put back.
 pub(super) struct Queue<T> {
     entries: BTreeMap<Place, Content<T>>,
     /// Where the entries are, the oldest first.
@@ -82,6 +82,12 @@ impl<T> Queue<T> {
         let place = Place { rank, arrival: self.came };
         self.came += 1;
         self.insert(place, Content { units, item });
+    }
+
+    /// Lets an entry in again that was taken and is not done: as the next part of its call, as old as it was.
+    pub(super) fn put_back(&mut self, Place { rank, arrival }: Place, units: u64, item: T) {
+        let rank = Rank { part: rank.part.saturating_add(1), ..rank };
+        self.insert(Place { rank, arrival }, Content { units, item });
     }
 
     /// The entry whose turn it is.
@@ -217,6 +223,16 @@ mod tests {
         assert_eq!(items(mixed().top_up(of_any, |name| *name != "other")), ["a", "c", "d", "second", "bulk"]);
         let looks = TopUp { room: 1000, rank: None, looks: 2 };
         assert_eq!(items(mixed().top_up(looks, |_| true)), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_put_back_is_a_later_part_and_as_old_as_it_was() {
+        let mut queue = Queue::new();
+        (0..10).for_each(|name| queue.push(FIRST, 2, name));
+        let Entry { place, units, item } = queue.pop().unwrap();
+        queue.put_back(place, units - 1, item);
+        assert_eq!(queue.units(), 19);
+        assert_eq!(drain(&mut queue), [1, 2, 3, 4, 5, 6, 7, 0, 8, 9]);
     }
 
     #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::{Reason, Watch};
+use crate::{Reason, Step, Watch};
 
 mod order;
 
@@ -23,6 +23,8 @@ struct Job {
 enum Act {
     Answer,
     Panic,
+    /// Answers in steps.
+    Step,
     /// Fails, and all that run with it.
     Harm,
     /// Fails, and the model knows that it is this one.
@@ -64,7 +66,7 @@ impl Model for Fake {
         let answer = |job: &&Job| match job.act {
             Act::Panic => panic!("as asked"),
             _ if harmed => Err(ItemError::new(Reason::Engine, "harmed").shared()),
-            Act::Answer | Act::Harm => Ok(job.name),
+            Act::Answer | Act::Step | Act::Harm => Ok(job.name),
             Act::Fail => Err(ItemError::new(Reason::Engine, "failed")),
             Act::Ask => {
                 self.told.lock().unwrap().send(watch.wanted()).unwrap();
@@ -74,6 +76,15 @@ impl Model for Fake {
         let answers = jobs.iter().map(answer).collect();
         watch.computed();
         answers
+    }
+
+    fn step(&self, jobs: &[&Job], max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<u32, Job>, ItemError>> {
+        let step = |job: &Job, name| match job.act {
+            Act::Step if job.units > max => Step::Rest(Job { units: job.units - max, ..job.clone() }),
+            _ => Step::Done(name),
+        };
+        let answers = self.run(jobs, watch).into_iter().zip(jobs);
+        answers.map(|(answer, job)| answer.map(|name| step(job, name))).collect()
     }
 }
 

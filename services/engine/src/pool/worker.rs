@@ -6,8 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Chunk, Shared, State, bisect, call::Report, queue::Entry, sharing::Sharing};
-use crate::{ItemError, Model, Reason, Watch};
+use super::{
+    Chunk, Shared, State, bisect,
+    call::Report,
+    queue::{Entry, Place},
+    sharing::Sharing,
+};
+use crate::{ItemError, Model, Reason, Step, Watch};
 
 /// Weight of the newest chunk in the average of milliseconds per unit: about the last ten count.
 const AVERAGE_WEIGHT: f64 = 0.1;
@@ -19,9 +24,11 @@ struct Batch<M: Model> {
 }
 
 /// What running a batch gave.
-struct Outcome<O> {
+struct Outcome<O, I> {
     /// One per input.
-    results: Vec<Result<O, ItemError>>,
+    results: Vec<Result<Step<O, I>, ItemError>>,
+    /// Units of what is left of the inputs.
+    left: u64,
     panicked: bool,
     start: Instant,
     end: Instant,
@@ -32,14 +39,15 @@ struct Outcome<O> {
 /// Takes work until the pool is closed and empty.
 pub(super) fn work<M: Model>(shared: &Shared<M>, sharing: Sharing) {
     while let Some(batch) = next(shared, sharing) {
-        let outcome = compute(&batch);
+        let outcome = compute(&batch, sharing);
         let mut state = shared.state();
         state.running_units -= batch.units;
         state.panics += u64::from(outcome.panicked);
-        state.ms_per_unit = average(state.ms_per_unit, outcome.end - outcome.start, batch.units);
+        state.ms_per_unit = average(state.ms_per_unit, outcome.end - outcome.start, worked(&batch, &outcome, sharing));
         drop(state);
         // Last, so that a caller who asks for the load after its answer does not find its own work in it.
-        tell(batch, outcome);
+        let rests = tell(batch, outcome);
+        put_back(shared, rests);
     }
 }
 
@@ -77,7 +85,7 @@ fn take<M: Model>(state: &mut State<M>, sharing: Sharing, now: Instant) -> Optio
 }
 
 /// Runs a batch, and parts of it again until it is known who failed.
-fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
+fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M::Output, M::Input> {
     let chunks = batch.chunks.iter().map(|entry| &entry.item);
     let inputs: Vec<_> =
         chunks.flat_map(|chunk| chunk.inputs.iter().map(move |input| (&*chunk.ticket, input))).collect();
@@ -93,7 +101,7 @@ fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
         let mut watch = Watch::start(&wanted);
         let these: Vec<_> = items.iter().map(|&item| inputs[item].1).collect();
         // Unwind safe: inputs and models are only ever shared by reference.
-        let answers = catch_unwind(AssertUnwindSafe(|| model.run(&these, &mut watch)));
+        let answers = catch_unwind(AssertUnwindSafe(|| model.step(&these, sharing.chunk_units_max, &mut watch)));
         prepare += watch.prepare;
         compute += watch.compute;
         let Ok(answers) = answers else {
@@ -103,24 +111,67 @@ fn compute<M: Model>(batch: &Batch<M>) -> Outcome<M::Output> {
         };
         answers.into_iter().chain(std::iter::repeat_with(bisect::no_answer)).take(items.len()).collect()
     });
-    Outcome { results, panicked, start, end: Instant::now(), prepare, compute }
+    let left = results.iter().map(|result| match result {
+        Ok(Step::Rest(input)) => u64::from(model.units(input)),
+        _ => 0,
+    });
+    Outcome { left: left.sum(), results, panicked, start, end: Instant::now(), prepare, compute }
 }
 
-/// Gives every caller its part, and its share of the time by its share of the units.
-fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M::Output>) {
+/// Gives every caller its part, and its share of the time by its share of the units. Chunks with what is left of their
+/// inputs come back.
+fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M::Output, M::Input>) -> Vec<(Place, Chunk<M>)> {
     let Outcome { results, start, end, prepare, compute, .. } = outcome;
-    let mut results = results.into_iter();
-    for Entry { units, item: chunk, .. } in batch.chunks {
+    let (mut results, mut rests) = (results.into_iter(), Vec::new());
+    for Entry { place, units, item: Chunk { ticket, model, positions, .. } } in batch.chunks {
+        let mut done = Vec::with_capacity(positions.len());
+        let mut rest = Chunk { ticket: Arc::clone(&ticket), model, positions: Vec::new(), inputs: Vec::new() };
+        for (position, result) in positions.into_iter().zip(results.by_ref()) {
+            match result {
+                Ok(Step::Done(output)) => done.push((position, Ok(output))),
+                Err(error) => done.push((position, Err(error))),
+                Ok(Step::Rest(input)) => {
+                    rest.positions.push(position);
+                    rest.inputs.push(input);
+                }
+            }
+        }
         let share = units as f64 / batch.units as f64;
-        chunk.ticket.book(Report {
-            results: chunk.positions.into_iter().zip(results.by_ref()).collect(),
+        ticket.book(Report {
+            results: done,
+            finishes: rest.inputs.is_empty(),
             start,
             end,
             prepare: prepare.mul_f64(share),
             compute: compute.mul_f64(share),
             worker: (end - start).mul_f64(share),
         });
+        if !rest.inputs.is_empty() {
+            rests.push((place, rest));
+        }
     }
+    rests
+}
+
+/// Lets others have a turn before the rests of these chunks.
+fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<(Place, Chunk<M>)>) {
+    if rests.is_empty() {
+        return;
+    }
+    let now = Instant::now();
+    let mut state = shared.state();
+    for (place, rest) in rests.into_iter().filter(|(_, rest)| rest.ticket.wanted(now)) {
+        let units = rest.inputs.iter().map(|input| u64::from(rest.model.units(input).max(1))).sum();
+        state.queue.put_back(place, units, rest);
+        // This worker comes for one of them itself, or for what goes before it.
+        shared.changed.notify_one();
+    }
+}
+
+/// Units that were computed. What the model guessed before it had seen the inputs may be less than what is left of them.
+fn worked<M: Model>(batch: &Batch<M>, outcome: &Outcome<M::Output, M::Input>, sharing: Sharing) -> u64 {
+    let least = batch.units.min(u64::from(sharing.chunk_units_max));
+    batch.units.saturating_sub(outcome.left).max(least)
 }
 
 fn average(before: f64, spent: Duration, units: u64) -> f64 {

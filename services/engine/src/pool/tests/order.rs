@@ -144,3 +144,45 @@ fn a_device_computes_together_what_waits_of_a_model() {
     }
     assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[5, 3, 4]]);
 }
+
+#[test]
+fn a_short_call_waits_for_one_step_of_a_long_input() {
+    let (bench, pool) = (bench(), pool(1000, 10));
+    let long = begin(pool.run(&bench.model, vec![Job { act: Act::Step, ..job(0, 35) }], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let short = [1, 2].map(|name| begin(pool.run(&bench.model, vec![job(name, 10)], INTERACTIVE)));
+    bench.open.send(()).unwrap();
+    assert_eq!(bench.started.recv().unwrap(), [1]);
+    assert_eq!((pool.load().running_units, pool.load().queued_units), (10, 25 + 10));
+    drop(bench.open);
+    let runtime = runtime();
+    assert_eq!(names(runtime.block_on(long)), [0]);
+    for (call, name) in short.into_iter().zip(1..) {
+        assert_eq!(names(runtime.block_on(call)), [name]);
+    }
+    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [[2], [0], [0], [0]]);
+    assert_eq!(pool.load().queued_units, 0);
+}
+
+#[test]
+fn an_input_that_takes_steps_has_its_place_among_the_others() {
+    let (bench, pool) = (bench(), pool(1000, 10));
+    drop(bench.open);
+    let long = |name| Job { act: Act::Step, ..job(name, 25) };
+    let jobs = vec![job(0, 3), long(1), job(2, 3), long(3), Job { act: Act::Fail, ..job(4, 3) }];
+    let done = runtime().block_on(pool.run(&bench.model, jobs, INTERACTIVE)).unwrap();
+    let results: Vec<_> = done.results.into_iter().map(|result| result.map_err(|error| error.reason)).collect();
+    assert_eq!(results, [Ok(0), Ok(1), Ok(2), Ok(3), Err(Reason::Engine)]);
+    assert_eq!(done.timing.units, 59);
+}
+
+#[test]
+fn the_rest_of_an_input_that_nobody_wants_is_not_computed() {
+    let (bench, pool) = (bench(), pool(1000, 10));
+    let long = begin(pool.run(&bench.model, vec![Job { act: Act::Step, ..job(0, 35) }], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    drop(long);
+    drop(bench.open);
+    drop(pool);
+    assert_eq!(bench.started.try_iter().count(), 0);
+}
