@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{Compute, Manifest, Precision, PrecisionChoice, ScoreMode};
 
+mod company;
 mod families;
 mod inputs;
 mod modernbert;
@@ -122,6 +123,10 @@ fn exact() -> Parts {
 
 /// A model of this recipe, from files that only the test has: the store has checked their digests in real life.
 fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
+    load_in(folder, recipe, &exact())
+}
+
+fn load_in(folder: &Path, recipe: &str, parts: &Parts) -> Result<TextModel, Error> {
     let task = match recipe {
         _ if recipe.contains("[head]") => "classification",
         _ if recipe.contains("# rerank") => "rerank",
@@ -133,7 +138,7 @@ fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
         "name = \"tiny\"\ntask = \"{task}\"\nlicence = \"MIT\"\nsources = [{{ hub = \"a/b\" }}]\n{files}{recipe}"
     );
     let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None };
-    TextModel::load_sharing(&files, TextLimits { bytes_max: 100, windows_max: 3 }, &exact())
+    TextModel::load_sharing(&files, TextLimits { bytes_max: 100, windows_max: 3 }, parts)
 }
 
 fn tiny(recipe: &str) -> (TextModel, Checkpoint) {
