@@ -1,9 +1,13 @@
 //! Weights from a safetensors file, memory-mapped.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use candle_core::{DType, Device, Result, Shape, Tensor, safetensors::MmapedSafetensors};
-use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use candle_core::{DType, Device, safetensors::MmapedSafetensors};
+use candle_nn::VarBuilder;
 use safetensors::Dtype;
 use yoke::Yoke;
 
@@ -15,44 +19,45 @@ pub(crate) struct Weights {
     pub(crate) builder: VarBuilder<'static>,
     /// Bytes of all tensors as f32.
     pub(crate) bytes: u64,
-    map: Arc<MmapedSafetensors>,
+    path: PathBuf,
+    /// Of the file, so that it is known again.
+    stamp: (u64, SystemTime),
 }
 
-/// The values of one tensor where they stand in the file. It keeps the file mapped.
-#[derive(Clone)]
-pub(crate) struct MappedF32(Yoke<&'static [f32], Arc<MmapedSafetensors>>);
-
-/// The map as candle's builder wants it, which would have it to itself.
-struct Shared(Arc<MmapedSafetensors>);
+/// The values of one tensor where they stand in the file, through a map of its own: of that map only pages are in memory
+/// that were read of this tensor, whatever else of the file was read through others.
+pub(crate) struct MappedF32(Yoke<&'static [f32], Box<MmapedSafetensors>>);
 
 // === impl Weights ===
 
 impl Weights {
-    /// Maps a file into memory: pages are read when a tensor is, and not kept. The builder copies a tensor into memory of
-    /// its own, so that replicas on one machine share the page cache but not the parameters; what [`Weights::mapped`]
-    /// gives is shared.
-    pub(crate) fn map(path: &Path) -> std::result::Result<Self, Error> {
-        #[expect(unsafe_code, reason = "a file is mapped instead of copied")]
-        // SAFETY: the bytes of a map must not change while it lives. The store never writes into a file that it has
-        // published: it writes a new one and renames it, which leaves a mapped inode as it was.
-        let map = unsafe { MmapedSafetensors::new(path) }.map_err(|error| Error::load(path.display(), error))?;
+    /// Maps a file into memory, for as long as this lives: pages are read when a tensor is. The builder copies a tensor
+    /// into memory of its own, so that replicas on one machine share the page cache but not the parameters; what
+    /// [`Weights::mapped`] gives is shared.
+    pub(crate) fn map(path: &Path) -> Result<Self, Error> {
+        let stamp = stamp(path).map_err(Error::io(path))?;
+        let map = map(path).map_err(|error| Error::load(path.display(), error))?;
         let elements = |shape: &[usize]| shape.iter().map(|side| *side as u64).product::<u64>();
         let bytes = map.tensors().iter().map(|(_, tensor)| 4 * elements(tensor.shape())).sum();
-        let map = Arc::new(map);
-        let backend = Box::new(Shared(Arc::clone(&map)));
-        Ok(Self { builder: VarBuilder::from_backend(backend, DType::F32, Device::Cpu), bytes, map })
+        let builder = VarBuilder::from_backend(Box::new(map), DType::F32, Device::Cpu);
+        Ok(Self { builder, bytes, path: path.to_owned(), stamp })
     }
 
     /// The same tensors, which the builder reads to this device.
     pub(crate) fn on(&self, device: &Device) -> Self {
         let builder = self.builder.clone().set_device(device.clone());
-        Self { builder, bytes: self.bytes, map: Arc::clone(&self.map) }
+        Self { builder, path: self.path.clone(), ..*self }
     }
 
     /// The values of a tensor without a copy. None if there is no tensor of this name and shape, or if it can not be read
-    /// in place: it is not of f32, or stands in the file where no f32 may. The builder reads it then, or says what is wrong.
+    /// in place: it is not of f32, or stands in the file where no f32 may, or the file has been replaced since. The builder
+    /// reads it then, or says what is wrong.
     pub(crate) fn mapped(&self, name: &str, shape: &[usize]) -> Option<MappedF32> {
-        let yoke = Yoke::try_attach_to_cart(Arc::clone(&self.map), |map| {
+        let map = Box::new(map(&self.path).ok()?);
+        if stamp(&self.path).ok()? != self.stamp {
+            return None;
+        }
+        let yoke = Yoke::try_attach_to_cart(map, |map| {
             let tensor = map.get(name).ok().filter(|tensor| tensor.dtype() == Dtype::F32 && tensor.shape() == shape);
             tensor.and_then(|tensor| bytemuck::try_cast_slice(tensor.data()).ok()).ok_or(())
         });
@@ -69,26 +74,23 @@ impl MappedF32 {
     }
 }
 
-// === impl Shared ===
-
-impl SimpleBackend for Shared {
-    fn get(&self, shape: Shape, name: &str, hint: Init, dtype: DType, device: &Device) -> Result<Tensor> {
-        SimpleBackend::get(self.0.as_ref(), shape, name, hint, dtype, device)
+fn map(path: &Path) -> candle_core::Result<MmapedSafetensors> {
+    #[expect(unsafe_code, reason = "a file is mapped instead of copied")]
+    // SAFETY: the bytes of a map must not change while it lives. The store never writes into a file that it has
+    // published: it writes a new one and renames it, which leaves a mapped inode as it was.
+    unsafe {
+        MmapedSafetensors::new(path)
     }
+}
 
-    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        SimpleBackend::get_unchecked(self.0.as_ref(), name, dtype, device)
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        SimpleBackend::contains_tensor(self.0.as_ref(), name)
-    }
+/// Length and time of the last change.
+fn stamp(path: &Path) -> io::Result<(u64, SystemTime)> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.len(), metadata.modified()?))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
-
     use super::*;
 
     /// Writes a file of safetensors by hand: one tensor of three f32, whose bytes begin at this offset.
@@ -108,11 +110,50 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weights = Weights::map(&write(folder.path(), "F32", 128)).unwrap();
         let first = weights.mapped("t", &[1, 3]).unwrap();
-        let second = weights.mapped("t", &[1, 3]).unwrap();
-        assert_eq!(first.values().as_ptr(), second.values().as_ptr(), "both lend the file's own bytes");
         assert_eq!(weights.bytes, 12);
-        drop((weights, second));
-        assert_eq!(first.clone().values(), [1.0, -2.0, 0.5]);
+        drop(weights);
+        assert_eq!(first.values(), [1.0, -2.0, 0.5]);
+    }
+
+    #[test]
+    fn a_file_that_took_the_place_of_the_one_that_was_mapped_is_not_mixed_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), "F32", 128);
+        let weights = Weights::map(&path).unwrap();
+        fs::rename(write(folder.path(), "F32", 132), &path).unwrap();
+        assert!(weights.mapped("t", &[1, 3]).is_none());
+        assert!(weights.builder.get((1, 3), "t").is_ok());
+    }
+
+    /// Bytes of a file that are in memory through maps of this process.
+    #[cfg(target_os = "linux")]
+    fn resident(path: &Path) -> usize {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.ends_with(path.to_str().unwrap()));
+        let mut sum = 0;
+        while let Some(size) = lines.find_map(|line| line.strip_prefix("Rss:")) {
+            sum += size.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10;
+            lines.by_ref().find(|line| line.ends_with(path.to_str().unwrap()));
+        }
+        sum
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_builder_has_read_does_not_stay_in_memory_beside_a_mapped_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.safetensors");
+        let tensor = || candle_core::Tensor::ones((1 << 10, 1 << 10), DType::F32, &Device::Cpu).unwrap();
+        let tensors = std::collections::HashMap::from([("layer", tensor()), ("table", tensor())]);
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let weights = Weights::map(&path).unwrap();
+        let layer = weights.builder.get((1 << 10, 1 << 10), "layer").unwrap();
+        let table = weights.mapped("table", &[1 << 10, 1 << 10]).unwrap();
+        assert_eq!(table.values()[7], 1.0);
+        assert!(resident(&path) >= 4 << 20, "it was read through a map");
+        drop(weights);
+        assert!(resident(&path) <= 1 << 20, "{}", resident(&path));
+        drop(layer);
     }
 
     #[test]
