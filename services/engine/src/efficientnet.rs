@@ -37,8 +37,9 @@ pub(crate) type Numbers = [[f32; 256]; 3];
 
 /// The network of one image. Loaded once, shared by all workers.
 pub(crate) trait Network: fmt::Debug + Send + Sync {
-    /// The pooled features of an image: bytes by row, column, colour.
-    fn features(&self, image: &[u8]) -> Result<Vec<f32>>;
+    /// The pooled features of an image: bytes by row, column, colour. Nothing once nobody wants them any more, which is
+    /// asked between blocks.
+    fn features(&self, image: &[u8], wanted: &dyn Fn() -> bool) -> Result<Option<Vec<f32>>>;
 
     /// The logits of an image with these features.
     fn logits(&self, features: &[f32]) -> Result<Vec<f32>>;
@@ -198,11 +199,11 @@ impl Layers {
 // === impl Fused ===
 
 impl Network for Fused {
-    fn features(&self, image: &[u8]) -> Result<Vec<f32>> {
+    fn features(&self, image: &[u8], wanted: &dyn Fn() -> bool) -> Result<Option<Vec<f32>>> {
         if image.len() != self.image_bytes() {
             bail!("an image of {} bytes, not {}", image.len(), self.image_bytes());
         }
-        Ok(Fused::features(self, image))
+        Ok(Fused::features(self, image, wanted))
     }
 
     fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {

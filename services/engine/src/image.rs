@@ -134,6 +134,10 @@ fn numbers(recipe: &ImageRecipe) -> Numbers {
     std::array::from_fn(|colour| std::array::from_fn(|byte| (byte as f32 - recipe.mean[colour]) / recipe.std[colour]))
 }
 
+fn abandoned() -> ItemError {
+    ItemError::new(Reason::Abandoned, "nobody waits for this image any more")
+}
+
 // === impl Dimensions ===
 
 impl Dimensions {
@@ -174,8 +178,9 @@ impl ImageModel {
             }
         }
         let plan = Plan::new(files, compute)?;
+        let device = plan.device.open()?;
         // Mapped only while it loads: folding the batch norms rewrites every weight.
-        let weights = Weights::map(&files.path("model.safetensors"))?;
+        let weights = Weights::map(&files.path("model.safetensors"))?.on(&device);
         let network = efficientnet::load(&weights.builder, scale, &numbers(recipe), plan);
         let network = network.map_err(|error| Error::load(name, error))?;
         let measured = Measured {
@@ -201,12 +206,12 @@ impl ImageModel {
 
     fn run_one(&self, input: &ImageInput, watch: &mut Watch<'_>) -> Result<ImageOutput, ItemError> {
         if !watch.wanted() {
-            return Err(ItemError::new(Reason::Abandoned, "nobody waits for this image any more"));
+            return Err(abandoned());
         }
         let prepared = self.prepare(input);
         watch.prepared();
         let (pixels, prepared) = prepared?;
-        let values = self.compute(&prepared, input.output);
+        let values = self.compute(&prepared, input.output, &|| watch.wanted());
         watch.computed();
         Ok(ImageOutput { values: values?, pixels })
     }
@@ -218,12 +223,18 @@ impl ImageModel {
         Ok((pixels, resize::prepare(picture, input.crop, &self.recipe)?))
     }
 
-    fn compute(&self, prepared: &[u8], output: ImageOutputKind) -> Result<Vec<f32>, ItemError> {
-        let values = self.network.features(prepared).and_then(|features| match output {
-            ImageOutputKind::Features => Ok(features),
-            ImageOutputKind::Logits => self.network.logits(&features),
-        });
-        let values = values.map_err(|error| ItemError::new(Reason::Engine, error.to_string()))?;
+    fn compute(
+        &self,
+        prepared: &[u8],
+        output: ImageOutputKind,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<f32>, ItemError> {
+        let failed = |error: candle_core::Error| ItemError::new(Reason::Engine, error.to_string());
+        let features = self.network.features(prepared, wanted).map_err(failed)?.ok_or_else(abandoned)?;
+        let values = match output {
+            ImageOutputKind::Features => features,
+            ImageOutputKind::Logits => self.network.logits(&features).map_err(failed)?,
+        };
         if values.iter().all(|value| value.is_finite()) {
             return Ok(values);
         }
@@ -247,6 +258,8 @@ impl Model for ImageModel {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use ::image::ImageFormat;
 
     use super::{
@@ -299,6 +312,33 @@ mod tests {
     fn abandoned_images_are_not_decoded() {
         let outputs = model().run(&[&input(vec![], ImageOutputKind::Logits)], &mut Watch::start(&|| false));
         assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Abandoned);
+    }
+
+    #[test]
+    fn an_image_is_given_up_between_blocks() {
+        let asked = Cell::new(0);
+        let wanted = || {
+            asked.set(asked.get() + 1);
+            asked.get() < 5
+        };
+        let mut watch = Watch::start(&wanted);
+        let photo = encoded(&photo(64, 48), ImageFormat::Png);
+        let outputs = model().run(&[&input(photo, ImageOutputKind::Logits)], &mut watch);
+        assert_eq!(outputs[0].as_ref().unwrap_err().reason, Reason::Abandoned);
+        // Before it is decoded, and before each of the first blocks.
+        assert_eq!(asked.get(), 5);
+        assert!(!watch.prepare.is_zero());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_and_no_other_takes_its_place() {
+        for device in [DeviceChoice::Cuda(0), DeviceChoice::Metal(0)] {
+            let manifest = Manifest::builtin().into_iter().find(|manifest| manifest.image.is_some()).unwrap();
+            let files = ModelFiles { manifest, folder: "/nowhere".into(), base: None };
+            let compute = Compute { device, ..Compute::default() };
+            let error = ImageModel::load(&files, LIMITS, &compute).unwrap_err().to_string();
+            assert!(device.is_built() || error.contains(&format!("device {device}: this build can not")), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Layers as checkpoints have them, with the batch norms that follow them folded into their weights.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 use kernels::Dense;
 
@@ -35,13 +35,21 @@ impl Layer {
             bias[output] -= means[output] * scale;
             row.iter_mut().for_each(|weight| *weight *= scale);
         }
-        Ok(Self { weight, bias })
+        Self { weight, bias }.checked(layer)
     }
 
     /// A layer without a norm.
     pub(super) fn dense(vars: &VarBuilder<'_>, (outputs, inputs): (usize, usize)) -> Result<Self> {
         let weight = vars.get((outputs, inputs), "weight")?.flatten_all()?.to_vec1()?;
-        Ok(Self { weight, bias: vars.get(outputs, "bias")?.to_vec1()? })
+        Self { weight, bias: vars.get(outputs, "bias")?.to_vec1()? }.checked(&vars.prefix())
+    }
+
+    /// Refuses what would spoil every image; a ReLU6 may even hide it.
+    fn checked(self, layer: &str) -> Result<Self> {
+        if !self.weight.iter().chain(&self.bias).all(|number| number.is_finite()) {
+            bail!("{layer}, with its norm, has a number that is not finite");
+        }
+        Ok(self)
     }
 
     /// As it is packed.

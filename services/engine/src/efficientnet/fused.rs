@@ -131,10 +131,13 @@ impl Fused {
         self.bytes
     }
 
-    /// The pooled features of an image of [`Self::image_bytes`].
-    pub(super) fn features(&self, image: &[u8]) -> Vec<f32> {
+    /// The pooled features of an image of [`Self::image_bytes`]; nothing if nobody wants them any more.
+    pub(super) fn features(&self, image: &[u8], wanted: &dyn Fn() -> bool) -> Option<Vec<f32>> {
         self.with_arena(|arena| {
             for block in &self.blocks {
+                if !wanted() {
+                    return None;
+                }
                 block.forward((image, self.image), arena);
             }
             let pixels = arena.map.rows();
@@ -142,7 +145,7 @@ impl Fused {
             multiply(&arena.map, 0..pixels, &self.head, Epilogue::Relu6, (&mut arena.next, 0));
             let mut features = vec![0.0; FEATURES];
             average(self.cpu, &arena.next, 0..pixels, &mut features);
-            features
+            Some(features)
         })
     }
 

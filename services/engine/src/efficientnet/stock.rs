@@ -8,6 +8,7 @@ use super::{BATCH_NORM_EPSILON, CLASSES, FEATURES, Network, Numbers, STEM_CHANNE
 /// The network of one image.
 #[derive(Debug)]
 pub(super) struct Stock {
+    device: Device,
     side: usize,
     numbers: Box<Numbers>,
     stem: Layer,
@@ -35,7 +36,7 @@ struct Block {
 // === impl Stock ===
 
 impl Stock {
-    /// Takes the weights as the checkpoint names them.
+    /// Takes the weights as the checkpoint names them, and computes where they are.
     pub(super) fn load(vars: &VarBuilder<'_>, scale: Scale, numbers: &Numbers) -> Result<Self> {
         let stem = Layer::load(vars, ("_conv_stem", "_bn0"), [STEM_CHANNELS, 3, 3], 2)?;
         let blocks = scale.blocks().map(|shape| Block::load(&vars.pp(format!("_blocks.{}", shape.number)), &shape));
@@ -46,26 +47,30 @@ impl Stock {
         let layers = layers.chain([&stem, &head]).map(Layer::parameters).sum::<usize>();
         let parameters = layers + weight.elem_count() + bias.elem_count();
         let classifier = Linear::new(weight, Some(bias));
-        Ok(Self { side: scale.side, numbers: Box::new(*numbers), stem, blocks, head, classifier, parameters })
+        let (device, numbers) = (vars.device().clone(), Box::new(*numbers));
+        Ok(Self { device, side: scale.side, numbers, stem, blocks, head, classifier, parameters })
     }
 }
 
 impl Network for Stock {
-    fn features(&self, image: &[u8]) -> Result<Vec<f32>> {
+    fn features(&self, image: &[u8], wanted: &dyn Fn() -> bool) -> Result<Option<Vec<f32>>> {
         let pixels = image.as_chunks().0.iter();
         let numbers = pixels.flat_map(|pixel: &[u8; 3]| {
             std::array::from_fn::<_, 3, _>(|colour| self.numbers[colour][usize::from(pixel[colour])])
         });
-        let x = Tensor::from_vec(numbers.collect(), (1, self.side, self.side, 3), &Device::Cpu)?;
+        let x = Tensor::from_vec(numbers.collect(), (1, self.side, self.side, 3), &self.device)?;
         let mut x = relu6(&self.stem.forward(&x.permute((0, 3, 1, 2))?.contiguous()?)?)?;
         for block in &self.blocks {
+            if !wanted() {
+                return Ok(None);
+            }
             x = block.forward(&x)?;
         }
-        relu6(&self.head.forward(&x)?)?.mean((2, 3))?.flatten_all()?.to_vec1()
+        relu6(&self.head.forward(&x)?)?.mean((2, 3))?.flatten_all()?.to_vec1().map(Some)
     }
 
     fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {
-        self.classifier.forward(&Tensor::from_slice(features, (1, FEATURES), &Device::Cpu)?)?.flatten_all()?.to_vec1()
+        self.classifier.forward(&Tensor::from_slice(features, (1, FEATURES), &self.device)?)?.flatten_all()?.to_vec1()
     }
 
     fn parameter_bytes(&self) -> u64 {

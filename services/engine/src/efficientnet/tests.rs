@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use kernels::Tier;
 
 use super::{seeded::Seeded, *};
@@ -15,6 +17,10 @@ fn network(scale: Scale, path: ComputePath, precision: Precision) -> Box<dyn Net
 
 fn image(scale: Scale, seed: usize) -> Vec<u8> {
     (0..scale.side * scale.side * 3).map(|index| ((index + seed) * 7919 % 255) as u8).collect()
+}
+
+fn features_of(network: &dyn Network, image: &[u8]) -> Vec<f32> {
+    network.features(image, &|| true).unwrap().unwrap()
 }
 
 /// Greatest difference, of the greatest number.
@@ -37,18 +43,18 @@ fn tiers() -> impl Iterator<Item = Tier> {
 fn equals_candle(scale: Scale) {
     let image = image(scale, 0);
     let stock = network(scale, ComputePath::Candle, Precision::F32);
-    let features = stock.features(&image).unwrap();
+    let features = features_of(&*stock, &image);
     let logits = stock.logits(&features).unwrap();
     for tier in tiers() {
         let exact = network(scale, ComputePath::Kernels(tier), Precision::F32);
-        let found = exact.features(&image).unwrap();
+        let found = features_of(&*exact, &image);
         assert!(relative(&found, &features) < 1e-4, "{tier}: off by {}", relative(&found, &features));
         let found = exact.logits(&found).unwrap();
         assert!(relative(&found, &logits) < 1e-4, "{tier}: off by {}", relative(&found, &logits));
 
         let rounded = network(scale, ComputePath::Kernels(tier), Precision::Bf16);
         assert!(rounded.parameter_bytes() < exact.parameter_bytes() * 6 / 10);
-        let found = rounded.features(&image).unwrap();
+        let found = features_of(&*rounded, &image);
         assert!(cosine(&found, &features) > 0.9999, "{tier} in bf16: {}", cosine(&found, &features));
         let found = rounded.logits(&found).unwrap();
         assert!(cosine(&found, &logits) > 0.9999, "{tier} in bf16: {}", cosine(&found, &logits));
@@ -70,12 +76,12 @@ fn a_larger_network_equals_candle_in_every_tier() {
 fn an_image_gives_the_same_bits_whatever_was_computed_before_and_beside_it() {
     for precision in [Precision::F32, Precision::Bf16] {
         let network = network(LITE0, ComputePath::Kernels(Tier::detect()), precision);
-        let first = network.features(&image(LITE0, 0)).unwrap();
+        let first = features_of(&*network, &image(LITE0, 0));
         std::thread::scope(|scope| {
             for seed in [1, 0, 2, 0] {
                 let (network, first) = (&network, &first);
                 scope.spawn(move || {
-                    let features = network.features(&image(LITE0, seed)).unwrap();
+                    let features = features_of(&**network, &image(LITE0, seed));
                     assert_eq!(features == *first, seed == 0);
                 });
             }
@@ -94,6 +100,27 @@ fn the_scales_are_those_of_the_publishers() {
 fn an_image_of_another_size_is_refused() {
     for path in [ComputePath::Candle, ComputePath::Kernels(Tier::detect())] {
         let network = network(LITE0, path, Precision::F32);
-        assert!(network.features(&[0; 12]).is_err() && network.logits(&[0.0; 12]).is_err());
+        assert!(network.features(&[0; 12], &|| true).is_err() && network.logits(&[0.0; 12]).is_err());
+    }
+}
+
+#[test]
+fn an_image_that_nobody_wants_is_given_up_before_its_next_block() {
+    let image = image(LITE0, 0);
+    for path in [ComputePath::Candle, ComputePath::Kernels(Tier::detect())] {
+        let network = network(LITE0, path, Precision::F32);
+        let asked = Cell::new(0);
+        let given_up_at = |last: usize| {
+            asked.set(0);
+            let wanted = || {
+                asked.set(asked.get() + 1);
+                asked.get() < last
+            };
+            network.features(&image, &wanted).unwrap()
+        };
+        assert_eq!((given_up_at(3), asked.get()), (None, 3));
+        // What was given up leaves nothing behind for the next image.
+        assert_eq!(given_up_at(usize::MAX), Some(features_of(&*network, &image)));
+        assert_eq!(asked.get(), LITE0.blocks().count());
     }
 }
