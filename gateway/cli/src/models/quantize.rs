@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use engine::{
-    Compute, Manifest, ModelFiles, ModelName, Store,
+    Compute, Manifest, ModelName, Store,
     quantize::{self, Comparison, Quantization, TEXTS_MAX},
 };
 
@@ -57,12 +57,11 @@ pub(super) fn run(store: &Store, args: &Args) -> anyhow::Result<()> {
     })?;
 
     let progress = bar(texts.len() as u64, "calibrating");
-    let smoothing = quantize::calibrate(&files, &texts, &|| progress.inc(1));
+    let calibration = quantize::calibrate(&files, &texts, &|| progress.inc(1));
     progress.finish_and_clear();
-    let mut quantization = Quantization { smoothing: smoothing?, measured: None };
-    let draft = quantize::prepared(&manifest, name.clone(), quantization.clone());
-    let compared = quantize::compare(&ModelFiles { manifest: draft, ..files }, &texts, compute)?;
-    quantization.measured = Some(compared.measured);
+    let calibration = calibration?;
+    let compared = quantize::compare(&files, &calibration, &texts, compute)?;
+    let quantization = Quantization { smoothing: calibration.smoothing, measured: Some(compared.measured) };
     let prepared = quantize::prepared(&manifest, name, quantization);
     let remarks = format!("{} for int8, calibrated by `tamis models quantize` on {whose}.", manifest.name);
     let path = store.install_shared(&prepared, &remarks, &progress::Terminal::new())?;
@@ -117,7 +116,8 @@ fn summary(from: &Manifest, made: &Manifest, compared: &Comparison, path: &Path)
     let mut text = format!("quantized {} as {}\n", from.name, made.name);
     let mut line = |key: &str, value: &str| text.push_str(&format!("  {key:9} {value}\n"));
     line("texts", &measured.texts.to_string());
-    line("cosine", &format!("{:.4} mean, {:.4} min, to the vectors of f32", measured.cosine_mean, measured.cosine_min));
+    let cosine = format!("{:.4} mean, {:.4} min", measured.cosine_mean, measured.cosine_min);
+    line("cosine", &format!("{cosine}, to the vectors of f32, each text held out of the calibration"));
     line("size", &format!("{} in memory, {} in f32", size(rounded_bytes), size(exact_bytes)));
     line("revision", made.revision().as_str());
     line("manifest", &path.display().to_string());
@@ -127,7 +127,10 @@ fn summary(from: &Manifest, made: &Manifest, compared: &Comparison, path: &Path)
 
 #[cfg(test)]
 mod tests {
-    use engine::quantize::{Exponents, Measured};
+    use engine::{
+        ModelFiles,
+        quantize::{Exponents, Measured},
+    };
 
     use super::*;
     use crate::advice::report;

@@ -29,8 +29,8 @@ pub struct Quantization {
     /// By what the inputs of two products of each layer are divided, and the weights multiplied.
     #[serde(with = "written")]
     pub smoothing: Exponents,
-    /// How near the vectors come to those of f32, as it was measured. For people: it is no part of the revision. Default:
-    /// not measured.
+    /// How near the vectors come to those of f32, as it was measured on texts that the factors were made without. For
+    /// people: it is no part of the revision. Default: not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
 }
@@ -156,12 +156,6 @@ impl Smoothing {
         Ok(Self { exponents, hidden })
     }
 
-    /// Layers of the checkpoint.
-    #[must_use]
-    pub fn layers(&self) -> usize {
-        self.exponents.0.len() / (Site::ALL.len() * self.hidden)
-    }
-
     /// The factors of a site: activations are divided by them, weights multiplied; as many as the site has inputs.
     #[must_use]
     pub fn vector(&self, layer: usize, site: Site) -> Vec<f32> {
@@ -212,7 +206,6 @@ mod tests {
     #[test]
     fn vectors_lie_layer_by_layer_and_site_by_site() {
         let smoothing = Smoothing::new(exponents((0..12).map(|i| 8 * i)), 3, 2).unwrap();
-        assert_eq!(smoothing.layers(), 3);
         assert_eq!(smoothing.vector(0, Site::Attention), [1.0, 2.0]);
         assert_eq!(smoothing.vector(0, Site::FeedForward), [4.0, 8.0]);
         assert_eq!(smoothing.vector(2, Site::FeedForward), [1024.0, 2048.0]);

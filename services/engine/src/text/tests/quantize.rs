@@ -44,7 +44,7 @@ fn factors_are_those_of_the_paper_for_the_texts() {
     let (files, checkpoint) = (files(folder.path()), checkpoint(""));
     let paper = Paper { checkpoint: &checkpoint };
     let texts = ["A man eats food", "foods"].map(str::to_owned);
-    let found = quantize::calibrate(&files, &texts, &|| ()).unwrap();
+    let found = quantize::calibrate(&files, &texts, &|| ()).unwrap().smoothing;
     let seen: [Vec<Vec<f64>>; 2] = {
         let [a, b] = [&[2, 4, 5, 6, 7, 3][..], &[2, 7, 8, 3]].map(|ids| inputs(&paper, ids));
         [0, 1].map(|site| [a[site].clone(), b[site].clone()].concat())
@@ -82,12 +82,45 @@ fn a_calibration_is_the_same_for_any_order_and_division_of_its_texts() {
     let hear = || {
         heard.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     };
-    let found = quantize::calibrate(&files, &texts, &hear).unwrap();
+    let found = quantize::calibrate(&files, &texts, &hear).unwrap().smoothing;
     assert_eq!(heard.into_inner(), 4);
-    assert_eq!(quantize::calibrate(&files, &turned, &|| ()).unwrap(), found);
-    assert_ne!(quantize::calibrate(&files, &texts[..1], &|| ()).unwrap(), found);
+    assert_eq!(quantize::calibrate(&files, &turned, &|| ()).unwrap().smoothing, found);
+    assert_ne!(quantize::calibrate(&files, &texts[..1], &|| ()).unwrap().smoothing, found);
     let error = quantize::calibrate(&files, &[String::new()], &|| ()).unwrap_err().to_string();
     assert!(error.contains("a text"), "{error}");
+}
+
+#[test]
+fn texts_are_calibrated_and_compared_behind_every_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = files(folder.path());
+    let texts = ["a man", "man"].map(str::to_owned);
+    let plain = quantize::calibrate(&files, &texts, &|| ()).unwrap();
+    let prompts = crate::manifest::Prompts { query: "foods ".to_owned(), ..Default::default() };
+    files.manifest.text.as_mut().unwrap().prompts = Some(prompts);
+    let prompted = quantize::calibrate(&files, &texts, &|| ()).unwrap();
+    assert_ne!(prompted.smoothing, plain.smoothing);
+    // As if the prompted texts had come among the others.
+    files.manifest.text.as_mut().unwrap().prompts = None;
+    let all = ["a man", "man", "foods a man", "foods man"].map(str::to_owned);
+    assert_eq!(quantize::calibrate(&files, &all, &|| ()).unwrap().smoothing, prompted.smoothing);
+}
+
+#[test]
+fn a_comparison_is_of_texts_that_the_factors_were_made_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path());
+    let texts = ["a man", "food", "eats foods a man", "man", "a food"].map(str::to_owned);
+    let calibration = quantize::calibrate(&files, &texts, &|| ()).unwrap();
+    let compared = quantize::compare(&files, &calibration, &texts, Compute::default()).unwrap();
+    let near = compared.measured;
+    assert_eq!(near.texts, 5);
+    assert!(near.cosine_min > 0.99 && near.cosine_min < near.cosine_mean && near.cosine_mean < 1.0, "{near:?}");
+    assert!(compared.rounded_bytes < compared.exact_bytes);
+    let one = &texts[..1];
+    // Of one text nothing is left to calibrate by.
+    let alone = quantize::calibrate(&files, one, &|| ()).unwrap();
+    assert_eq!(quantize::compare(&files, &alone, one, Compute::default()).unwrap().measured.texts, 1);
 }
 
 fn quantized(manifest: &Manifest, smoothing: Exponents) -> Manifest {
@@ -99,7 +132,7 @@ fn quantized(manifest: &Manifest, smoothing: Exponents) -> Manifest {
 fn a_manifest_for_int8_is_written_and_read_and_has_a_revision_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path());
-    let smoothing = quantize::calibrate(&files, &["a man".to_owned()], &|| ()).unwrap();
+    let smoothing = quantize::calibrate(&files, &["a man".to_owned()], &|| ()).unwrap().smoothing;
     let manifest = quantized(&files.manifest, smoothing);
     let text = toml::to_string(&manifest).unwrap();
     assert!(text.contains("precision = \"int8\"") && text.contains("smoothing = \"\"\"\n"), "{text}");
@@ -120,7 +153,7 @@ fn a_model_for_int8_is_refused_where_nothing_computes_it() {
     let candle = Compute { path: PathChoice::Candle, ..Compute::default() };
     let error = quantize::check(&files, &candle).unwrap_err().to_string();
     assert!(error.contains("candle, which has no int8"), "{error}");
-    let smoothing = quantize::calibrate(&files, &["a man".to_owned()], &|| ()).unwrap();
+    let smoothing = quantize::calibrate(&files, &["a man".to_owned()], &|| ()).unwrap().smoothing;
     let int8 = ModelFiles { manifest: quantized(&files.manifest, smoothing), ..files.clone() };
     let load = |files: &ModelFiles| {
         TextModel::load_sharing(files, TextLimits { bytes_max: 100, windows_max: 1 }, &Parts::new(candle))
