@@ -34,12 +34,13 @@ pub(crate) type Reader<'a> = dyn FnMut(&[&[f32]]) + 'a;
 
 /// A network that gives every token a vector.
 ///
-/// Texts do not see each other: a text's vectors are the same in any company, up to the rounding of f32 sums.
+/// Texts do not see each other. On a CPU a text's vectors have the same bits in any company; on a GPU, where texts are
+/// computed together and padded, sums may be rounded in another order.
 pub(crate) trait Encoder: Send + Sync {
     /// Components of a vector.
     fn dimensions(&self) -> usize;
 
-    /// Memory that the parameters take, mapped tables included.
+    /// Memory that the encoder's parameters take, mapped tables included.
     fn parameter_bytes(&self) -> u64;
 
     /// Lends `read` the vectors of each text's tokens, text by text in their order.

@@ -150,7 +150,7 @@ impl TextModel {
             max_input_tokens: recipe.max_tokens,
             dimensions: if last.makes_vectors() { hidden as u32 } else { 0 },
             labels: last.head().map(|head| head.labels.clone()).unwrap_or_default(),
-            parameter_bytes: encoder.parameter_bytes(),
+            parameter_bytes: encoder.parameter_bytes() + last.parameter_bytes(),
         };
         Ok(Self {
             info: ModelInfo::new(manifest, plan, measured),

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -17,8 +18,8 @@ use crate::Error;
 pub(crate) struct Weights {
     /// Reads tensors by name, as f32 whatever the file holds.
     pub(crate) builder: VarBuilder<'static>,
-    /// Bytes of all tensors as f32.
-    pub(crate) bytes: u64,
+    /// Numbers of each tensor, by its name.
+    numbers: Arc<[(String, u64)]>,
     path: PathBuf,
     /// Of the file, so that it is known again.
     stamp: (u64, SystemTime),
@@ -38,15 +39,27 @@ impl Weights {
         let stamp = stamp(path).map_err(Error::io(path))?;
         let map = map(path).map_err(|error| Error::load(path.display(), error))?;
         let elements = |shape: &[usize]| shape.iter().map(|side| *side as u64).product::<u64>();
-        let bytes = map.tensors().iter().map(|(_, tensor)| 4 * elements(tensor.shape())).sum();
+        let numbers = map.tensors().into_iter().map(|(name, tensor)| (name, elements(tensor.shape()))).collect();
         let builder = VarBuilder::from_backend(Box::new(map), DType::F32, Device::Cpu);
-        Ok(Self { builder, bytes, path: path.to_owned(), stamp })
+        Ok(Self { builder, numbers, path: path.to_owned(), stamp })
     }
 
     /// The same tensors, which the builder reads to this device.
     pub(crate) fn on(&self, device: &Device) -> Self {
         let builder = self.builder.clone().set_device(device.clone());
-        Self { builder, path: self.path.clone(), ..*self }
+        Self { builder, numbers: Arc::clone(&self.numbers), path: self.path.clone(), stamp: self.stamp }
+    }
+
+    /// Bytes of all tensors as f32.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_below(&[""])
+    }
+
+    /// The same of those whose names begin with one of these prefixes.
+    pub(crate) fn bytes_below(&self, prefixes: &[&str]) -> u64 {
+        let is_below = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let below = self.numbers.iter().filter(|(name, _)| is_below(name));
+        below.map(|(_, numbers)| numbers * size_of::<f32>() as u64).sum()
     }
 
     /// The values of a tensor without a copy. None if there is no tensor of this name and shape, or if it can not be read
@@ -110,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weights = Weights::map(&write(folder.path(), "F32", 128)).unwrap();
         let first = weights.mapped("t", &[1, 3]).unwrap();
-        assert_eq!(weights.bytes, 12);
+        assert_eq!((weights.bytes(), weights.bytes_below(&["s", "t"]), weights.bytes_below(&["tt"])), (12, 12, 0));
         drop(weights);
         assert_eq!(first.values(), [1.0, -2.0, 0.5]);
     }

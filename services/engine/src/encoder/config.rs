@@ -147,6 +147,19 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        for (key, value, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("intermediate_size", self.intermediate_size, 1 << 18),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 20),
+            ("type_vocab_size", self.type_vocab_size, 1 << 16),
+        ] {
+            // Far beyond any encoder, and small enough that no product of them overflows.
+            if value > most {
+                return Err(format!("{key} is {value}: at most {most}"));
+            }
+        }
         let Self { hidden_size, num_attention_heads, max_position_embeddings, .. } = *self;
         if num_attention_heads == 0 || hidden_size == 0 || !hidden_size.is_multiple_of(num_attention_heads) {
             return Err(format!("hidden_size {hidden_size} is not shared evenly by {num_attention_heads} heads"));

@@ -80,6 +80,12 @@ impl Family {
         }
     }
 
+    /// What the names of an encoder's tensors begin with.
+    pub(super) fn parts(self) -> [&'static str; 3] {
+        // Where a family's checkpoints have no such norm, there is none of the name.
+        ["embeddings.", self.names().map_or("layers.", |names| names.layers), "final_norm."]
+    }
+
     /// The part of a checkpoint that holds the encoder: all of it, or what stands below a prefix if the checkpoint has
     /// more than an encoder, as a classifier has.
     pub(crate) fn root<'a>(self, checkpoint: &VarBuilder<'a>) -> VarBuilder<'a> {

@@ -30,6 +30,9 @@ mod table;
 
 /// Rows that are computed at once: they fill a core, and their activations a second-level cache.
 const ROWS_MAX: usize = 256;
+/// Rows of the largest arena that is kept: most models read no text of more tokens. For others memory would stay taken
+/// that is needed once in a while.
+const KEPT_ROWS_MAX: usize = 512;
 /// What heads must be a multiple of to be mixed by the kernels.
 const HEAD_STEP: usize = 32;
 
@@ -106,14 +109,16 @@ impl Fused {
         let embeddings = root.pp("embeddings");
         let (positions, types) = positions(config, &embeddings)?;
         let bytes = config.num_hidden_layers * Layer::bytes(recipe);
-        let mut reserve = Reserve::new(bytes);
+        // The configuration may name layers that the file has not: it is told below which one is missing.
+        let file_bytes = usize::try_from(weights.bytes()).unwrap_or(usize::MAX);
+        let mut reserve = Reserve::new(bytes.min(file_bytes.saturating_mul(2)));
         let all = root.pp(names.layers);
         let layers = (0..config.num_hidden_layers).map(|index| Layer::read(recipe, (&all, index), &mut reserve));
         let width = config.hidden_size / config.num_attention_heads;
         Ok(Self {
             cpu,
             precision,
-            bytes: (bytes + 4 * (positions.len() + config.vocab_size * config.hidden_size)) as u64,
+            bytes: (bytes + 4 * (positions.len() + others(recipe))) as u64,
             layers: layers.collect::<candle_core::Result<_>>()?,
             words: Table::read(weights, &embeddings, config)?,
             positions,
@@ -130,15 +135,16 @@ impl Fused {
     /// Shows what goes into the products of each site while a text is computed.
     pub(super) fn observe(&self, ids: &[u32], seen: &mut dyn Observe) {
         let batch = Packed { ids, ends: &[ids.len()], types: None };
-        let mut arena = self.arena(ids.len());
-        self.embed(batch, &mut arena);
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut see = |site, x: &Matrix| (0..ids.len()).for_each(|row| seen.observe(index, site, x.row(row)));
-            see(Site::Attention, &arena.x);
-            self.mix(layer, batch, &mut arena);
-            see(Site::FeedForward, &arena.x);
-            layer.feed_forward(ids.len(), &mut arena);
-        }
+        self.with_arena(ids.len(), |arena| {
+            self.embed(batch, arena);
+            for (index, layer) in self.layers.iter().enumerate() {
+                let mut see = |site, x: &Matrix| (0..ids.len()).for_each(|row| seen.observe(index, site, x.row(row)));
+                see(Site::Attention, &arena.x);
+                self.mix(layer, batch, arena);
+                see(Site::FeedForward, &arena.x);
+                layer.feed_forward(ids.len(), arena);
+            }
+        });
     }
 
     /// Leaves the vectors of all tokens in the arena. False if nobody wants them any more.
@@ -184,12 +190,19 @@ impl Fused {
         self.norm.apply(self.cpu, &mut arena.x, rows, self.rounding.copied(arena.copy.as_mut()));
     }
 
-    /// One that is not in use, or a new one.
-    fn arena(&self, rows: usize) -> Arena {
-        let used = self.arenas.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    /// Lends an arena of so many rows, which is another chunk's afterwards unless it is for a text that is too long to
+    /// come often.
+    fn with_arena<T>(&self, rows: usize, compute: impl FnOnce(&mut Arena) -> T) -> T {
+        let arenas = || self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = if rows > KEPT_ROWS_MAX { None } else { arenas().pop() };
         let shape =
             arena::Shape { heads: self.heads, inner: self.inner, precision: self.precision, tier: self.cpu.tier() };
-        used.filter(|arena| arena.rows() >= rows).unwrap_or_else(|| Arena::new(rows, shape))
+        let mut arena = used.filter(|arena| arena.rows() >= rows).unwrap_or_else(|| Arena::new(rows, shape));
+        let computed = compute(&mut arena);
+        if arena.rows() <= KEPT_ROWS_MAX {
+            arenas().push(arena);
+        }
+        computed
     }
 }
 
@@ -204,27 +217,37 @@ impl Encoder for Fused {
 
     fn encode(&self, batch: Packed<'_>, wanted: &dyn Fn() -> bool, read: &mut Reader<'_>) -> Result<(), ItemError> {
         let texts: Vec<_> = batch.texts().collect();
-        // More at once would gain nothing, and an arena keeps what it once has taken.
+        // More at once would gain nothing, and take larger arenas.
         for group in groups(&texts) {
             let (start, rows) = (group[0].0, group.iter().map(|(_, length)| length).sum::<usize>());
             let ends: Vec<usize> = group.iter().map(|(first, length)| first + length - start).collect();
             let types = batch.types.map(|types| &types[start..start + rows]);
             let part = Packed { ids: &batch.ids[start..start + rows], ends: &ends, types };
-            let mut arena = self.arena(rows);
-            let done = self.forward(part, wanted, &mut arena);
-            if done {
-                for (start, length) in part.texts() {
-                    let rows: Vec<&[f32]> = (start..start + length).map(|row| arena.x.row(row)).collect();
-                    read(&rows);
+            let done = self.with_arena(rows, |arena| {
+                let done = self.forward(part, wanted, arena);
+                if done {
+                    for (start, length) in part.texts() {
+                        let rows: Vec<&[f32]> = (start..start + length).map(|row| arena.x.row(row)).collect();
+                        read(&rows);
+                    }
                 }
-            }
-            self.arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
+                done
+            });
             if !done {
                 return Err(ItemError::new(Reason::Abandoned, "given up before it was computed"));
             }
         }
         Ok(())
     }
+}
+
+/// Parameters beside the layers' products and the positions, in numbers.
+fn others(recipe: &Recipe<'_>) -> usize {
+    let &Recipe { config, smoothing, .. } = recipe;
+    // A scale and a shift of each component, after the embeddings and twice in a layer.
+    let norms = 2 * (1 + 2 * config.num_hidden_layers);
+    let factors = smoothing.map_or(0, |_| Site::ALL.len() * config.num_hidden_layers);
+    config.hidden_size * (config.vocab_size + norms + factors)
 }
 
 /// Divides texts, given by start and length, into neighbours of at most [`ROWS_MAX`] rows; a longer text is alone.

@@ -60,8 +60,11 @@ struct Texts {
 impl Stock {
     pub(super) fn load(config: &Config, weights: &Weights) -> std::result::Result<Self, Error> {
         let company = if weights.builder.device().is_cpu() { Company::Alone } else { Company::Padded };
+        let root = config.family.root(&weights.builder);
+        let parts = config.family.parts().map(|part| root.pp(part).prefix());
+        let bytes = weights.bytes_below(&parts.each_ref().map(String::as_str));
         Self::read(config, &weights.builder, company)
-            .map(|stock| Self { bytes: weights.bytes, ..stock })
+            .map(|stock| Self { bytes, ..stock })
             .map_err(|error| Error::load("model.safetensors", error))
     }
 

@@ -55,6 +55,13 @@ impl Last {
         Ok(Self { pooler, classifier, scorer: scorer.transpose().map_err(refuse)? })
     }
 
+    /// Memory that the layers take.
+    pub(super) fn parameter_bytes(&self) -> u64 {
+        let classifiers = self.classifier.iter().map(|(layers, _)| layers).chain(&self.scorer);
+        let numbers = self.pooler.iter().map(Linear::parameters).chain(classifiers.map(Classifier::parameters));
+        (numbers.sum::<usize>() * size_of::<f32>()) as u64
+    }
+
     /// What the logits mean; none if the model makes vectors.
     pub(super) fn head(&self) -> Option<&Head> {
         self.classifier.as_ref().map(|(_, head)| head)
@@ -110,6 +117,14 @@ impl Classifier {
         Ok(Self { hidden, output })
     }
 
+    fn parameters(&self) -> usize {
+        let hidden = self.hidden.iter().map(|hidden| {
+            let norm = hidden.norm.iter().map(|norm| norm.scale.len() + norm.shift.len()).sum::<usize>();
+            hidden.layer.parameters() + norm
+        });
+        self.output.parameters() + hidden.sum::<usize>()
+    }
+
     /// The logits.
     pub(super) fn forward(&self, mut values: Vec<f32>) -> Vec<f32> {
         if let Some(Hidden { layer, activation, norm }) = &self.hidden {
@@ -142,6 +157,10 @@ impl Linear {
     fn read_maybe_biased(root: &VarBuilder<'_>, inputs: usize, outputs: usize) -> candle_core::Result<Self> {
         let weight: Tensor = root.get((outputs, inputs), "weight")?;
         Ok(Self { rows: weight.to_vec2()?, bias: read_or_zeros(root, outputs, "bias")? })
+    }
+
+    fn parameters(&self) -> usize {
+        self.rows.iter().map(Vec::len).sum::<usize>() + self.bias.len()
     }
 
     pub(super) fn forward(&self, vector: &[f32]) -> Vec<f32> {

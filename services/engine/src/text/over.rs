@@ -24,7 +24,7 @@ impl Over {
         let dimensions = base.info.dimensions as usize;
         let layer = Linear::read(&weights.builder, dimensions, head.labels.len())
             .map_err(|error| refuse(format!("its head does not fit {}: {error}", base.info.name)))?;
-        Ok((Self { base: Arc::new(base), layer, head }, weights.bytes))
+        Ok((Self { base: Arc::new(base), layer, head }, weights.bytes()))
     }
 
     /// Logits from a vector.

@@ -390,10 +390,32 @@ fn a_checkpoint_that_does_not_fit_is_refused_with_the_reason() {
     refuses(MEAN, "encoder.layer.1.output.dense.weight");
     refuses(&MEAN.replace("= 8", "= 11"), "the checkpoint has 10");
     let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+    // Layers that nobody has must not be given memory before they are looked for.
+    for (layers, complaint) in [("1000000", "num_hidden_layers is 1000000: at most 1024"), ("1024", "encoder.layer.")] {
+        let config = config.replace("\"num_hidden_layers\":2", &format!("\"num_hidden_layers\":{layers}"));
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        refuses(MEAN, complaint);
+    }
     fs::write(folder.path().join("config.json"), config.replace("\"bert\"", "\"t5\"")).unwrap();
     refuses(MEAN, "model_type \"t5\"");
     fs::write(folder.path().join("config.json"), "{").unwrap();
     refuses(MEAN, "config.json");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_their_name() {
+    for (name, number) in [
+        ("encoder.layer.0.attention.self.key.weight", f64::NAN),
+        ("encoder.layer.1.output.dense.bias", f64::INFINITY),
+        ("encoder.layer.1.output.LayerNorm.weight", f64::NEG_INFINITY),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut checkpoint = checkpoint("");
+        checkpoint.get_mut(name).unwrap().1[3] = number;
+        write(folder.path(), &checkpoint);
+        let error = load(folder.path(), MEAN).err().unwrap().to_string();
+        assert!(error.contains(&format!("{name} has")), "{error}");
+    }
 }
 
 #[test]

@@ -59,6 +59,8 @@ struct Rotation {
     rope_type: Option<String>,
 }
 
+/// Most angles in a table of rotations: 131,072 positions of heads of 256, in 64 MB.
+const ANGLES_MAX: usize = 1 << 24;
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
@@ -88,6 +90,11 @@ impl Modern {
         let width = config.hidden_size / config.num_attention_heads;
         if !width.is_multiple_of(2) {
             return Err(format!("heads have the width {width}: positions are rotated by pairs"));
+        }
+        let positions = config.max_position_embeddings;
+        if positions > ANGLES_MAX / (width / 2) {
+            let most = ANGLES_MAX / (width / 2);
+            return Err(format!("max_position_embeddings is {positions}: at most {most} for heads of {width}"));
         }
         Ok(())
     }

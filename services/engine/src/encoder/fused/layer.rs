@@ -1,6 +1,6 @@
 //! A layer: four products and what lies between them.
 
-use candle_core::Result;
+use candle_core::{Result, Shape, bail};
 use candle_nn::VarBuilder;
 use kernels::{
     Activation, Copied, Cpu, Dense, Epilogue, Matrix, Norm, Precision, Reserve, Weights, activate, multiply, round,
@@ -148,8 +148,7 @@ impl Rounding {
 
 impl Read {
     fn new(root: VarBuilder<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = root.get((outputs, inputs), "weight")?.flatten_all()?.to_vec1()?;
-        Ok(Self { weight, bias: root.get(outputs, "bias")?.to_vec1()? })
+        Ok(Self { weight: numbers(&root, (outputs, inputs), "weight")?, bias: numbers(&root, outputs, "bias")? })
     }
 
     fn multiply(&mut self, factors: Option<Vec<f32>>) {
@@ -163,6 +162,15 @@ impl Read {
 /// Checkpoints that were converted from TensorFlow call the weights gamma and beta.
 pub(super) fn norm(config: &Config, root: VarBuilder<'_>) -> Result<Norm> {
     let (scale, shift) = if root.contains_tensor("gamma") { ("gamma", "beta") } else { ("weight", "bias") };
-    let get = |name| root.get(config.hidden_size, name)?.to_vec1();
+    let get = |name| numbers(&root, config.hidden_size, name);
     Ok(Norm::new(get(scale)?, get(shift)?, config.layer_norm_eps as f32))
+}
+
+/// A tensor, row by row. One that is not finite is refused here: it would spoil every text, and in int8 without a trace.
+fn numbers(root: &VarBuilder<'_>, shape: impl Into<Shape>, name: &str) -> Result<Vec<f32>> {
+    let numbers: Vec<f32> = root.get(shape.into(), name)?.flatten_all()?.to_vec1()?;
+    match numbers.iter().find(|number| !number.is_finite()) {
+        None => Ok(numbers),
+        Some(number) => bail!("{}.{name} has {number} among its numbers", root.prefix()),
+    }
 }

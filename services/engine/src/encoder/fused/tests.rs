@@ -2,11 +2,15 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use kernels::Tier;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseResult};
 use serde_json::json;
 
 use super::*;
-use crate::encoder::stock::Stock;
+use crate::{
+    Manifest,
+    encoder::stock::Stock,
+    manifest::{Exponents, Quantization},
+};
 
 /// A checkpoint with weights that look random, on disk as the Hub would give it, and read back.
 struct Checkpoint {
@@ -164,6 +168,29 @@ fn shapes_without_kernels_are_told() {
 }
 
 #[test]
+fn a_long_text_leaves_no_memory_behind() {
+    let fused = checkpoint("bert", "gelu", SMALL).fused(Cpu::best(), Precision::F32);
+    let kept = || fused.arenas.lock().unwrap().iter().map(Arena::rows).collect::<Vec<_>>();
+    fused.with_arena(30, |_| ());
+    assert_eq!(kept(), [64]);
+    fused.with_arena(KEPT_ROWS_MAX + 1, |arena| assert!(arena.rows() > KEPT_ROWS_MAX));
+    assert_eq!(kept(), [64], "and the one that was there is there still");
+    fused.with_arena(KEPT_ROWS_MAX, |_| ());
+    assert_eq!(kept(), [KEPT_ROWS_MAX]);
+}
+
+#[test]
+fn parameters_are_those_of_the_encoder_in_every_path() {
+    let checkpoint = checkpoint("bert", "gelu", SMALL);
+    let stock = Stock::load(&checkpoint.config, &checkpoint.weights).unwrap().parameter_bytes();
+    assert_eq!(stock, checkpoint.weights.bytes(), "the file has nothing else");
+    let fused = checkpoint.fused(Cpu::with(Tier::Portable).unwrap(), Precision::F32).parameter_bytes();
+    // Each type of token has positions of its own.
+    let positions = ((2 - 1) * POSITIONS * SMALL.hidden - 2 * SMALL.hidden) * size_of::<f32>();
+    assert_eq!(fused, stock + positions as u64);
+}
+
+#[test]
 fn what_nobody_wants_is_not_computed() {
     let fused = checkpoint("bert", "gelu", SMALL).fused(Cpu::best(), Precision::F32);
     let batch = Packed { ids: &[1, 2], ends: &[2], types: None };
@@ -171,35 +198,95 @@ fn what_nobody_wants_is_not_computed() {
     assert_eq!(error.reason, Reason::Abandoned);
 }
 
+/// Some texts, and the order in which they come together.
+#[derive(Clone, Debug)]
+struct Mix {
+    /// With the types of their tokens if they are pairs.
+    texts: Vec<(Vec<u32>, Option<Vec<u32>>)>,
+    order: Vec<usize>,
+}
+
+fn any_mix() -> impl Strategy<Value = Mix> {
+    let ids = prop::collection::vec(0..WORDS as u32, 1..40);
+    let text = ids.prop_flat_map(|ids| {
+        let types = prop::option::weighted(0.3, prop::collection::vec(0_u32..2, ids.len()));
+        (Just(ids), types)
+    });
+    prop::collection::vec(text, 1..16).prop_flat_map(|texts| {
+        let order = Just((0..texts.len()).collect::<Vec<_>>()).prop_shuffle();
+        (Just(texts), order).prop_map(|(texts, order)| Mix { texts, order })
+    })
+}
+
+/// Factors such as a calibration finds.
+fn any_smoothing(hidden: usize) -> impl Strategy<Value = Smoothing> {
+    let factors = prop::collection::vec(0.25_f32..8.0, Site::ALL.len() * LAYERS * hidden);
+    factors.prop_map(move |factors| {
+        let quantization = Quantization { smoothing: Exponents::nearest(factors), measured: None };
+        let manifest = Manifest { quantization: Some(quantization), ..Manifest::builtin().remove(0) };
+        manifest.smoothing(LAYERS, hidden).unwrap().unwrap()
+    })
+}
+
+impl Mix {
+    /// The bits of each text's vectors, computed by itself.
+    fn alone(&self, fused: &Fused) -> Vec<Vec<u32>> {
+        self.texts.iter().map(|(ids, types)| bits(&encode(fused, &[ids], types.as_deref())[0])).collect()
+    }
+
+    /// The same of all together, each at its own place again.
+    fn together(&self, fused: &Fused) -> Vec<Vec<u32>> {
+        let ordered: Vec<_> = self.order.iter().map(|index| &self.texts[*index]).collect();
+        let types_of = |(ids, types): &&(Vec<u32>, Option<Vec<u32>>)| types.clone().unwrap_or(vec![0; ids.len()]);
+        let are_pairs = ordered.iter().any(|(_, types)| types.is_some());
+        let types = are_pairs.then(|| ordered.iter().flat_map(types_of).collect::<Vec<_>>());
+        let texts: Vec<_> = ordered.iter().map(|(ids, _)| ids).collect();
+        let mut placed = vec![Vec::new(); texts.len()];
+        for (index, rows) in self.order.iter().zip(encode(fused, &texts, types.as_deref())) {
+            placed[*index] = bits(&rows);
+        }
+        placed
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// On every tier, in every precision.
+fn has_the_same_bits(checkpoint: &Checkpoint, smoothing: &Smoothing, mix: &Mix, threads: usize) -> TestCaseResult {
+    for cpu in cpus() {
+        for precision in Precision::ALL {
+            let smoothing = (precision == Precision::Int8).then_some(smoothing);
+            let fused = Fused::load(&checkpoint.config, &checkpoint.weights, (cpu, precision), smoothing).unwrap();
+            let alone = mix.alone(&fused);
+            let all = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| mix.together(&fused))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            });
+            for together in all {
+                prop_assert!(together == alone, "{} {precision}: {mix:?}", cpu.tier());
+            }
+        }
+    }
+    Ok(())
+}
+
+// The promise of the README: not a bit depends on the company, its order, or what the memory was used for before.
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// The promise of the README: not a bit depends on the company, its order, or what the memory was used for before.
     #[test]
     fn a_text_has_the_same_bits_in_any_company(
-        lengths in prop::collection::vec(1_usize..40, 1..12),
-        order in any::<prop::sample::Index>(),
-        threads in 1_usize..4,
+        mix in any_mix(), smoothing in any_smoothing(SMALL.hidden), threads in 1_usize..4,
     ) {
-        let checkpoint = checkpoint("bert", "gelu", SMALL);
-        let texts = texts(&lengths);
-        for cpu in cpus() {
-            for precision in Precision::ALL {
-                let fused = checkpoint.fused(cpu, precision);
-                let alone: Vec<_> = texts.iter().map(|text| encode(&fused, &[text], None).remove(0)).collect();
-                let turned: Vec<usize> =
-                    (0..texts.len()).map(|index| (index + order.index(texts.len())) % texts.len()).collect();
-                let company = || encode(&fused, &turned.iter().map(|index| &texts[*index]).collect::<Vec<_>>(), None);
-                let all = std::thread::scope(|scope| {
-                    let threads: Vec<_> = (0..threads).map(|_| scope.spawn(company)).collect();
-                    threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
-                });
-                for together in all {
-                    for (index, rows) in turned.iter().zip(&together) {
-                        prop_assert_eq!(rows, &alone[*index], "{} {}", cpu.tier(), precision);
-                    }
-                }
-            }
-        }
+        has_the_same_bits(&checkpoint("bert", "gelu", SMALL), &smoothing, &mix, threads)?;
+    }
+
+    #[test]
+    fn heads_of_64_keep_their_bits_too(
+        mix in any_mix(), smoothing in any_smoothing(WIDE.hidden), threads in 1_usize..4,
+    ) {
+        has_the_same_bits(&checkpoint("bert", "gelu_new", WIDE), &smoothing, &mix, threads)?;
     }
 }

@@ -226,6 +226,11 @@ fn a_modernbert_that_is_computed_otherwise_is_refused() {
     refuses("num_attention_heads", HIDDEN.into(), "width 1");
     refuses("norm_bias", true.into(), "norm.bias");
     refuses("hidden_activation", "silu".into(), "silu");
+    let mut long = config();
+    (long["hidden_size"], long["num_attention_heads"], long["max_position_embeddings"]) =
+        (4096.into(), 1.into(), (1 << 20).into());
+    let error = crate::encoder::Config::parse(long.to_string().as_bytes()).unwrap_err();
+    assert!(error.contains("max_position_embeddings is 1048576: at most 8192 for heads of 4096"), "{error}");
     let mut lacks = Modern::new("", false);
     lacks.checkpoint.remove("layers.1.attn_norm.weight");
     let error = lacks.load(&config(), MEAN).err().unwrap().to_string();
