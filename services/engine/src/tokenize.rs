@@ -110,6 +110,9 @@ impl Tokens {
         let mut tokenizer = Tokenizer::from_file(path).map_err(refuse)?;
         tokenizer.with_padding(None).with_truncation(None).map_err(refuse)?;
         let template = Template::learn(&tokenizer).map_err(|why| Error::load(path.display(), why))?;
+        if let Some(why) = template.specials().find_map(|id| beyond(&[id], vocabulary)) {
+            return Err(Error::load(path.display(), format!("its template does not fit the checkpoint: {why}")));
+        }
         let fast = WordPiece::of(&tokenizer);
         tracing::debug!(path = %path.display(), fast = fast.is_some(), "tokenizer loaded");
         Ok(Self { tokenizer, template, fast, limits, max: max as usize, vocabulary })
@@ -140,9 +143,8 @@ impl Tokens {
         if ids.is_empty() {
             return Err(ItemError::new(Reason::Empty, "there are no token ids"));
         }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocabulary) {
-            let message = format!("the token id {id} is beyond the vocabulary of {}", self.vocabulary);
-            return Err(ItemError::new(Reason::BadParameter, message));
+        if let Some(why) = beyond(ids, self.vocabulary) {
+            return Err(ItemError::new(Reason::BadParameter, why));
         }
         if ids.len() <= self.max {
             return Ok(Tokenized::one(Window { ids: ids.to_vec(), types: None }, false));
@@ -207,9 +209,14 @@ impl Tokens {
             let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| failed(&error))?;
             Ok(encoding.get_ids().to_vec())
         };
-        match &self.fast {
+        let ids = match &self.fast {
             Some(fast) => fast.encode(text, slow),
             None => slow(text),
+        }?;
+        // Publishers add words to a tokenizer and forget their vectors. All other texts can be computed.
+        match beyond(&ids, self.vocabulary) {
+            None => Ok(ids),
+            Some(why) => Err(ItemError::new(Reason::Engine, format!("the model lacks a word of its tokenizer: {why}"))),
         }
     }
 
@@ -241,6 +248,12 @@ impl Tokenized {
     fn one(window: Window, truncated: bool) -> Self {
         Self { tokens: window.ids.len() as u32, windows: vec![window], truncated }
     }
+}
+
+/// What is wrong with ids of which one has no vector.
+fn beyond(ids: &[u32], vocabulary: usize) -> Option<String> {
+    let id = ids.iter().find(|id| **id as usize >= vocabulary)?;
+    Some(format!("the token id {id} is beyond the vocabulary of {vocabulary}"))
 }
 
 fn not_empty(ids: Vec<u32>) -> Result<Vec<u32>, ItemError> {

@@ -85,6 +85,18 @@ impl Template {
 
     /// How many special tokens stand around two texts.
     pub(super) fn pair_specials(&self) -> usize {
-        self.pair.iter().filter(|part| matches!(part, Part::Special { .. })).count()
+        self.of_pair().count()
+    }
+
+    /// The ids of all special tokens.
+    pub(super) fn specials(&self) -> impl Iterator<Item = u32> {
+        self.head.iter().chain(&self.tail).copied().chain(self.of_pair())
+    }
+
+    fn of_pair(&self) -> impl Iterator<Item = u32> {
+        self.pair.iter().filter_map(|part| match part {
+            Part::Special { id, .. } => Some(*id),
+            Part::First { .. } | Part::Second { .. } => None,
+        })
     }
 }

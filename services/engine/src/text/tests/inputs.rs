@@ -58,10 +58,9 @@ fn windows_do_not_mix_with_other_texts() {
     let inputs: Vec<_> = inputs().into_iter().chain([input("a man", Truncation::Error)]).collect();
     let together = compute(&model, &inputs);
     let alone = one(&model, text(LONG), Work::Compute(Truncation::ChunkMean)).unwrap();
-    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
-    assert!(near(&together[1].as_ref().unwrap().values, &alone.values));
+    assert_eq!(together[1].as_ref().unwrap().values, alone.values);
     let last = run(&model, &["a man"]).remove(0).unwrap();
-    assert!(near(&together[3].as_ref().unwrap().values, &last.values));
+    assert_eq!(together[3].as_ref().unwrap().values, last.values);
     assert!(together[2].is_err());
 }
 
@@ -81,6 +80,33 @@ fn token_ids_are_computed_as_they_are() {
         let same = one(&model, text(LONG), Work::Compute(cut)).unwrap();
         assert_eq!(ids(&many, cut).unwrap().values, same.values, "{cut:?}");
     }
+}
+
+/// A model whose tokenizer.json was changed so.
+fn with_tokenizer(change: impl Fn(&mut serde_json::Value)) -> Result<TextModel, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &checkpoint(""));
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut tokenizer);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    load(folder.path(), MEAN)
+}
+
+#[test]
+fn a_word_that_the_checkpoint_has_no_vector_of_fails_its_text_alone() {
+    let added = json!({"id": WORDS.len(), "content": "zebra", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": false});
+    let model = with_tokenizer(|json| json["added_tokens"].as_array_mut().unwrap().push(added.clone())).unwrap();
+    let results = run(&model, &["a man", "a zebra eats", "food"]);
+    let error = results[1].as_ref().unwrap_err();
+    assert_eq!(error.reason, Reason::Engine);
+    assert!(error.message.contains("the token id 9 is beyond the vocabulary of 9"), "{error}");
+    assert_eq!(results[0].as_ref().unwrap().values, run(&model, &["a man"])[0].as_ref().unwrap().values);
+    assert!(results[2].is_ok());
+    let refusal = with_tokenizer(|json| json["post_processor"]["special_tokens"]["[SEP]"]["ids"] = json!([9]));
+    let refusal = refusal.err().unwrap().to_string();
+    assert!(refusal.contains("tokenizer.json") && refusal.contains("the token id 9 is beyond"), "{refusal}");
 }
 
 #[test]
