@@ -8,7 +8,7 @@ pub(crate) mod failure;
 mod fanout;
 mod labels;
 mod outcome;
-mod reply;
+pub(crate) mod reply;
 mod rerank;
 mod see;
 mod zero_shot;

@@ -54,5 +54,31 @@ pub(crate) fn complaint(error: &pb::ItemError) -> String {
 
 /// The line below a table.
 pub(crate) fn model_line(model: Option<&pb::ModelInfo>) -> String {
-    model.map_or_else(String::new, |model| format!("Model {}, revision {}", model.model, model.revision))
+    model.map_or_else(String::new, |model| {
+        let computed = computed(&model.dtype, &model.compute_path);
+        let comma = if computed.is_empty() { "" } else { ", " };
+        format!("Model {}, revision {}{comma}{computed}", model.model, model.revision)
+    })
+}
+
+/// In what number format, and by what.
+pub(crate) fn computed(dtype: &str, compute_path: &str) -> String {
+    [dtype, compute_path].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_below_a_table_says_which_model_and_in_what_precision() {
+        let info = |dtype: &str, path: &str| {
+            let (dtype, compute_path) = (dtype.to_owned(), path.to_owned());
+            pb::ModelInfo { model: "m".into(), revision: "sha256:1".into(), dtype, compute_path, ..Default::default() }
+        };
+        let line = |dtype, path| model_line(Some(&info(dtype, path)));
+        assert_eq!(line("bf16", "avx512-dot"), "Model m, revision sha256:1, bf16 avx512-dot");
+        assert_eq!(line("", ""), "Model m, revision sha256:1", "a service of before");
+        assert_eq!(model_line(None), "");
+    }
 }

@@ -6,6 +6,7 @@ use proto::model::v1 as pb;
 use super::replica::{Open, Target};
 use crate::{
     advice::{Advice, report},
+    call::reply::computed,
     home::Home,
     output::{render, say, table},
 };
@@ -73,7 +74,8 @@ pub(crate) fn load(args: &LoadArgs, home: &Home) -> anyhow::Result<()> {
         let response = open.admin().load_model(request).await.map_err(|status| open.failed(&status))?;
         let model = response.into_inner().model.unwrap_or_default();
         let names = if model.aliases.is_empty() { "nothing".to_owned() } else { model.aliases.join(", ") };
-        Ok(format!("{} is loaded; {names} stands for it", short(&model.revision)))
+        let computed = computed(&model.dtype, &model.compute_path);
+        Ok(format!("{} ({computed}) is loaded; {names} stands for it", short(&model.revision)))
     })
 }
 
@@ -106,14 +108,15 @@ pub(crate) fn alias(args: &AliasArgs, home: &Home) -> anyhow::Result<()> {
 pub(crate) fn loaded(args: &LoadedArgs, home: &Home) -> anyhow::Result<()> {
     let replicas = args.target.replicas(None, home)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut table = table(&["REPLICA", "MODEL", "REVISION", "NAMES", "DEFAULT"]);
+    let mut table = table(&["REPLICA", "MODEL", "REVISION", "COMPUTED", "NAMES", "DEFAULT"]);
     let mut failures = Vec::new();
     for replica in &replicas {
         match runtime.block_on(async { replica.open().await?.models().await }) {
             Ok(models) => models.iter().for_each(|model| {
                 let default = if model.is_default { "yes" } else { "" };
                 let (revision, names) = (short(&model.revision), model.aliases.join(", "));
-                table.add_row([replica.name.as_str(), &model.name, revision, &names, default]);
+                let computed = computed(&model.dtype, &model.compute_path);
+                table.add_row([replica.name.as_str(), &model.name, revision, &computed, &names, default]);
             }),
             Err(error) => failures.push((replica.name.clone(), error)),
         }
