@@ -12,7 +12,7 @@ use crate::{
     hub::{ask, checkpoint, with_bias},
 };
 
-const TINY: &str = "acme/Tiny-Rank";
+pub(crate) const TINY: &str = "acme/Tiny-Rank";
 
 fn rerank(documents: &[&str]) -> pb::RerankRequest {
     let documents = documents.iter().map(|document| (*document).to_owned()).collect();
@@ -40,7 +40,7 @@ async fn bad_calls_are_refused_by_field() {
 }
 
 /// A BERT of one layer that reads two texts and gives one score, with weights that only look like some.
-fn tiny() -> Repository {
+pub(crate) fn tiny() -> Repository {
     let config = json!({
         "model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 6, "hidden_size": 4,
         "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_act": "gelu",
