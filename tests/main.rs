@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod accuracy;
+mod bench_engine;
 mod bench_load;
 mod certificates;
 mod classification;
@@ -33,6 +34,7 @@ mod identity;
 mod images_bad;
 mod lite2;
 mod malformed;
+mod memory;
 mod model_admin;
 mod models;
 mod precision;

@@ -23,7 +23,7 @@ use crate::{
     embed_stream::Open,
     harness::{
         Channels, Connection, Mesh, ORIGIN, connect, credentials, embed, eventually, metric, metrics, refused,
-        refused_field, signal, tamis,
+        refused_field, resident, signal, tamis,
     },
 };
 
@@ -73,12 +73,6 @@ async fn answering(client: &Channels, model: &str, revision: &str) -> Result<Str
     let request = proto::embedding::v1::EmbedRequest { model: Some(selector), ..embed(["which one?"]) };
     let response = client.embedding().embed(request).await?.into_inner();
     Ok(response.model.unwrap().revision)
-}
-
-/// Bytes of a process that are in memory.
-fn resident(pid: u32) -> u64 {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-    statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
 /// Callers that call again and again until they are told to stop.

@@ -123,6 +123,13 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     pids.filter(|&pid| is_alive(pid) && stat(pid).is_some_and(|(_, of)| of == parent)).collect()
 }
 
+/// Bytes of a process that are in memory.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 /// State and parent.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
