@@ -23,8 +23,10 @@ use crate::{
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Fewer texts than these may not show every component at its greatest.
 const TEXTS_WANTED: usize = 100;
-/// Mean and least cosine that calibrated encoders reach; what is below wants a look by somebody who knows the task.
-const COSINE_WANTED: [f64; 2] = [0.999, 0.998];
+/// Mean and least cosine of which nothing need be said. The built-in texts bring MiniLM to 0.9994 and 0.9941: sentences stay
+/// above 0.998, and "Thank you!" is the one text below, for the fewer the words, the less evens out. What is below these wants
+/// a look by somebody who knows the task.
+const COSINE_WANTED: [f64; 2] = [0.999, 0.993];
 
 /// Which model, and on what.
 #[derive(Debug, clap::Args)]
