@@ -10,7 +10,7 @@ use crate::{
     manifest::{ModelFiles, Pooling, Prompts},
     parts,
     text::{last::Last, over::Over, windows::Joined},
-    tokenize::{First, Tokens, Truncation},
+    tokenize::{First, Tokenized, Tokens, Truncation, guess},
     weights::Weights,
 };
 
@@ -21,8 +21,8 @@ mod windows;
 
 pub use windows::Windows;
 
-/// English has a token per four to five bytes; a low guess is the safe side for a budget.
-const BYTES_PER_TOKEN: usize = 4;
+/// Special tokens of a text, as most models have them.
+const SPECIALS: usize = 2;
 
 /// Tokens that are counted in the time in which one is computed, about.
 const COUNTED_PER_COMPUTED: usize = 64;
@@ -283,10 +283,9 @@ impl Model for TextModel {
     type Output = TextOutput;
 
     fn units(&self, input: &TextInput) -> u32 {
-        let guess = |bytes: usize| bytes / BYTES_PER_TOKEN + 2;
         let tokens = match &input.content {
-            Content::Text(text, role) => guess(self.prompt(*role).len() + text.len()),
-            Content::Pair(first, second) => guess(first.bytes() + second.len()),
+            Content::Text(text, role) => guess(self.prompt(*role)) + guess(text) + SPECIALS,
+            Content::Pair(first, second) => first.guessed() + guess(second) + SPECIALS,
             Content::Tokens(ids) => ids.len(),
             Content::Rest(text) => return text.units(),
         };

@@ -10,11 +10,13 @@ use tokenizers::Tokenizer;
 use crate::{Error, ItemError, Reason, text::TextLimits};
 
 mod fit;
+mod guess;
 mod template;
 #[cfg(test)]
 mod tests;
 mod wordpiece;
 
+pub(crate) use self::guess::guess;
 use self::{
     fit::{Ends, Fit},
     template::Template,
@@ -51,6 +53,7 @@ pub enum Truncation {
 #[derive(Debug)]
 pub struct First {
     text: String,
+    guessed: usize,
     /// It is never cut, and may use half of the model's tokens.
     whole: bool,
     ids: OnceLock<Result<Vec<u32>, ItemError>>,
@@ -79,19 +82,22 @@ impl First {
     /// A text that may be cut, like the second one.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { text: text.into(), whole: false, ids: OnceLock::new() })
+        Self::new(text.into(), false)
     }
 
     /// A query: it is read whole, or the pair fails.
     #[must_use]
     pub fn query(text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { text: text.into(), whole: true, ids: OnceLock::new() })
+        Self::new(text.into(), true)
     }
 
-    /// Bytes of the text.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.text.len()
+    fn new(text: String, whole: bool) -> Arc<Self> {
+        Arc::new(Self { guessed: guess(&text), text, whole, ids: OnceLock::new() })
+    }
+
+    /// How many tokens it has, about.
+    pub(crate) fn guessed(&self) -> usize {
+        self.guessed
     }
 
     /// Why no pair with this text can be computed, once one was tried.

@@ -162,6 +162,22 @@ fn units_follow_what_is_computed() {
 }
 
 #[test]
+fn units_follow_what_a_text_is_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &checkpoint(""));
+    let model = load(folder.path(), MEAN).unwrap();
+    // Counted, so that no limit hides the guess: 64 tokens are a unit.
+    let units = |of: &str| model.units(&TextInput { content: text(&of.repeat(6400 / of.len())), work: Work::Count });
+    assert_eq!([units("abc "), units("0"), units("!"), units("\u{4e2d}")], [25, 50, 100, 33]);
+    // The same of both texts of a pair, of which the first is looked at once.
+    let pair = |first: &str, second: &str| TextInput {
+        content: Content::Pair(First::text(first), second.to_owned()),
+        work: Work::Compute(Truncation::End),
+    };
+    assert_eq!([model.units(&pair("abcd", "efgh")), model.units(&pair("!!", "!"))], [4, 5]);
+}
+
+#[test]
 fn fewer_components_are_another_space() {
     let (model, _) = tiny(MEAN);
     let space = |dimensions| model.info().space_id(true, dimensions);
