@@ -86,7 +86,7 @@ fn summary(added: &Added, wanted: &Addition) -> String {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         line("labels", &format!("{shown}{more} ({})", format!("{:?}", head.activation).to_lowercase()));
     }
-    line("revision", manifest.revision().as_str());
+    line("revision", &format!("{} (in f32; each precision has its own)", manifest.revision()));
     line("manifest", &path.display().to_string());
     for decision in decisions {
         line("note", decision);

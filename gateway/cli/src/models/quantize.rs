@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use engine::{
-    Compute, Manifest, ModelName, Store,
+    Compute, Manifest, ModelName, Precision, Store,
     quantize::{self, Comparison, Quantization, TEXTS_MAX},
 };
 
@@ -121,7 +121,7 @@ fn summary(from: &Manifest, made: &Manifest, compared: &Comparison, path: &Path)
     let cosine = format!("{:.4} mean, {:.4} min", measured.cosine_mean, measured.cosine_min);
     line("cosine", &format!("{cosine}, to the vectors of f32, each text held out of the calibration"));
     line("size", &format!("{} in memory, {} in f32", size(rounded_bytes), size(exact_bytes)));
-    line("revision", made.revision().as_str());
+    line("revision", &format!("{} in int8", made.revision().in_precision(Precision::Int8)));
     line("manifest", &path.display().to_string());
     text.push_str(&format!("\nLet a running mesh load it:\n  tamis models load {}", made.name));
     text
@@ -187,7 +187,7 @@ mod tests {
         for part in ["0.9994 mean, 0.9986 min", "34.00 MiB in memory, 90.00 MiB in f32", "tamis models load m-int8"] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
-        assert!(text.contains(made.revision().as_str()) && made.revision() != from.revision());
+        assert!(text.contains(made.revision().in_precision(Precision::Int8).as_str()), "as a replica has it");
     }
 
     #[test]

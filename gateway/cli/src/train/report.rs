@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use engine::{
-    ModelFiles,
+    ModelFiles, Precision,
     train::{self, Validated},
 };
 use serde::Serialize;
@@ -18,7 +18,9 @@ use crate::{
 #[derive(Serialize)]
 pub(crate) struct Report {
     model: String,
+    /// In f32.
     revision: String,
+    revision_precision: &'static str,
     base: String,
     folder: String,
     rows: usize,
@@ -89,6 +91,7 @@ impl Report {
         Self {
             model: files.manifest.name.to_string(),
             revision: files.manifest.revision().to_string(),
+            revision_precision: Precision::F32.as_str(),
             base: base.unwrap_or_default(),
             folder: files.folder.display().to_string(),
             rows,
