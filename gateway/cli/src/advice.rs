@@ -31,17 +31,31 @@ impl std::error::Error for Advice {}
 
 /// The report of an error as it stands on standard error.
 pub(crate) fn report(error: &anyhow::Error) -> String {
-    let mut what = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        // Some errors say their cause themselves.
-        if !what.ends_with(&cause) {
-            what = if what.is_empty() { format!("error: {cause}") } else { format!("{what}: {cause}") };
-        }
-    }
+    let what = format!("error: {}", causes(error));
     match error.downcast_ref::<Advice>() {
         Some(advice) => format!("{what}\n  help: {}", advice.help.replace('\n', "\n        ")),
         None => what,
     }
+}
+
+/// An error that ended nothing, on one line among other remarks.
+pub(crate) fn remark(error: &anyhow::Error) -> String {
+    let what = causes(error);
+    match error.downcast_ref::<Advice>() {
+        Some(advice) => format!("{what}; {}", advice.help.replace('\n', "; ")),
+        None => what,
+    }
+}
+
+fn causes(error: &anyhow::Error) -> String {
+    let mut what = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some errors say their cause themselves.
+        if !what.ends_with(&cause) {
+            what = if what.is_empty() { cause } else { format!("{what}: {cause}") };
+        }
+    }
+    what
 }
 
 #[cfg(test)]
@@ -65,6 +79,12 @@ mod tests {
     fn a_cause_is_said_once() {
         let error = anyhow!("no such file").context("cannot read a: no such file");
         assert_eq!(report(&error), "error: cannot read a: no such file");
+    }
+
+    #[test]
+    fn a_remark_says_the_same_on_one_line() {
+        let error = anyhow!("connection refused").context(Advice::new("no answer", "start it\nor wait"));
+        assert_eq!(remark(&error), "no answer: connection refused; start it; or wait");
     }
 
     #[test]

@@ -34,12 +34,13 @@ pub(crate) enum Command {
     /// Measure the engine of this program, beside ONNX Runtime and OpenVINO if they are named.
     ///
     /// Everybody computes the same token ids with the same weights on the same number of threads, in this one run and in
-    /// turn; medians count. What one core can do at best is measured between the rounds, and rounds in which that moved by
-    /// more than 5 % are repeated. Rivals whose answers are wrong are not measured.
+    /// turn; medians count. What the cores do at best and most of the time is measured between the rounds; rounds in which
+    /// that is more than 5 % apart are repeated. Rivals whose answers are wrong are not measured.
     ///
-    /// Leave the machine alone meanwhile: all rows take about a quarter of an hour.
+    /// Leave the machine alone meanwhile: all rows take about ten minutes, once the rivals are set up.
     #[command(after_help = "Examples:\n  tamis bench engine\n  tamis bench engine --against onnxruntime,openvino\n  \
-                            tamis bench engine --against onnxruntime --only single,mixed --precision int8 --json")]
+                            tamis bench engine --against onnxruntime --only single,mixed --precision int8 --json\n  \
+                            tamis bench engine --only service")]
     Engine(Box<engine::Args>),
 }
 

@@ -120,7 +120,7 @@ fn norms(criterion: &mut Criterion) {
 /// The yardstick: what a core does when nothing is loaded or stored. Printed, since it is a rate and not a time.
 fn peaks(_: &mut Criterion) {
     for cpu in cpus() {
-        let peaks = Precision::ALL.map(|precision| format!("{precision} {:.0}", peak(cpu, precision) / 1e9));
+        let peaks = Precision::ALL.map(|precision| format!("{precision} {:.0}", peak(cpu, precision).best / 1e9));
         eprintln!("peak of {}, 10^9 operations a second: {}", cpu.tier(), peaks.join(", "));
     }
 }

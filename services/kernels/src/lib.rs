@@ -31,7 +31,7 @@ pub use depthwise::{Depthwise, Window};
 pub use matrix::Matrix;
 pub use memory::Reserve;
 pub use norm::{Copied, Norm, round};
-pub use peak::peak;
+pub use peak::{Speed, peak};
 pub use pool::average;
 pub use precision::Precision;
 pub use product::{Epilogue, multiply};

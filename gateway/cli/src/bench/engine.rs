@@ -3,6 +3,7 @@
 //! No mesh and no wire: models run in this process, the rivals in Python beside it, one contestant at a time. All are
 //! given the same token ids, and take turns, so that whatever the machine does meanwhile, it does to all of them.
 
+mod callers;
 mod contest;
 mod corpus;
 mod field;
@@ -12,6 +13,7 @@ mod report;
 mod rival;
 mod rounds;
 mod scaling;
+mod service;
 mod setup;
 mod tables;
 mod work;
@@ -50,19 +52,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIER")]
     tier: Option<Tier>,
     /// Whether OpenVINO compiles a network anew for each shape. That makes it a little faster, but is no way to serve
-    /// texts of all lengths.
+    /// texts of all lengths. The report says which.
     #[arg(long, value_enum, default_value_t = Shapes::Any)]
     shapes: Shapes,
-    /// A file of texts, one a line, for the rows of mixed texts and to calibrate int8 [default: 1,024 texts of VADER's
-    /// data, or, without rivals, the built-in ones].
+    /// A file of texts, one a line: the first 128 for the rows of mixed texts, the first 300 to calibrate the rivals'
+    /// int8, the first 4096 for --only service [default: 1,024 texts of VADER's data, or, without rivals, the built-in
+    /// ones; for --only service those of `tamis bench load`].
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
     /// A photo [default: a JPEG of 640 x 480 pixels that scikit-learn ships, if there are rivals].
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Python to make the virtual environment with.
-    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
-    python: PathBuf,
+    /// Python to make the virtual environment with [default: that of the environment that is there, or python3].
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<PathBuf>,
     /// Print the results as JSON.
     #[arg(long)]
     json: bool,
@@ -79,6 +82,9 @@ pub(crate) enum Group {
     Mixed,
     /// Single texts on one worker and on two.
     Scaling,
+    /// What a service could answer at best: texts/s and latency of 64 callers on two workers, with the texts that
+    /// `tamis bench load --closed 64` sends.
+    Service,
     /// EfficientNet-Lite0: the network alone, and from the bytes of a JPEG to labels.
     Image,
 }
@@ -153,7 +159,9 @@ impl Args {
 
     /// Whether any row of texts is wanted.
     fn wants_texts(&self) -> bool {
-        [Group::Single, Group::Batch, Group::Mixed, Group::Scaling].into_iter().any(|group| self.wants(group))
+        [Group::Single, Group::Batch, Group::Mixed, Group::Scaling, Group::Service]
+            .into_iter()
+            .any(|group| self.wants(group))
     }
 
     /// The number formats that are wanted, the most exact first.

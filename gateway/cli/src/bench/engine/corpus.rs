@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use engine::{Role, TextModel};
+use sha2::{Digest as _, Sha256};
 
 use super::work::{Call, MIXED_TEXTS, Task, Work};
 use crate::advice::Advice;
@@ -67,8 +68,28 @@ impl Corpus {
         })
     }
 
+    /// What the texts are, for people.
+    pub(crate) fn describe(&self) -> String {
+        let (mean, most) = self.lengths();
+        let (count, source) = (self.ids.len(), &self.source);
+        format!(
+            "{count} texts: {source}\nmixed rows: the first {MIXED_TEXTS} of them, of {mean:.0} tokens on average and \
+             {most} at most"
+        )
+    }
+
+    /// Changes whenever one of the first texts does.
+    pub(crate) fn digest(&self, first: usize) -> String {
+        let mut digest = Sha256::new();
+        for ids in self.ids.iter().take(first) {
+            digest.update(ids.len().to_le_bytes());
+            ids.iter().for_each(|id| digest.update(id.to_le_bytes()));
+        }
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The mean and the greatest number of tokens of the mixed texts.
-    pub(crate) fn lengths(&self) -> (f64, usize) {
+    fn lengths(&self) -> (f64, usize) {
         let mixed = self.mixed();
         let (sum, most) = mixed.iter().fold((0, 0), |(sum, most), ids| (sum + ids.len(), most.max(ids.len())));
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
@@ -111,6 +132,17 @@ mod tests {
         assert_eq!((one.len(), many.len()), (MIXED_TEXTS, MIXED_TEXTS / 32));
         assert_eq!(one.concat(), many.concat());
         assert_eq!(corpus().lengths().1, 5);
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_texts_and_not_of_their_source() {
+        let of = |source: &str, texts: &[&[u32]]| {
+            Corpus::of(source.into(), texts.iter().map(|ids| ids.to_vec()).collect()).unwrap().digest(2)
+        };
+        let one = of("a.txt", &[&[1, 2, 3], &[1, 3]]);
+        assert_eq!(one, of("b.txt", &[&[1, 2, 3], &[1, 3], &[1, 9]]));
+        assert_ne!(one, of("a.txt", &[&[1, 2, 3], &[1, 4]]));
+        assert_ne!(one, of("a.txt", &[&[1, 2, 3, 1], &[3]]));
     }
 
     #[test]

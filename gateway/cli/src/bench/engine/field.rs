@@ -6,6 +6,7 @@ use engine::Precision;
 use serde_json::{Value, json};
 
 use super::{Engine, Library, rounds::Contestant, work::Task};
+use crate::advice::remark;
 
 /// A contestant and how near its answers are to this program's f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,12 +46,17 @@ pub(crate) fn examine(
     task: &Task,
     reference: &[Vec<f32>],
     nearness: Nearness,
-) -> anyhow::Result<(Vec<Entrant>, Vec<String>)> {
+) -> (Vec<Entrant>, Vec<String>) {
     let (mut entrants, mut notes, mut admitted) = (Vec::new(), Vec::new(), Vec::new());
     for mut contestant in contestants.drain(..) {
         let engine = contestant.engine();
-        contestant.take(task)?;
-        let answers = contestant.answers()?;
+        let answers = match contestant.take(task).and_then(|()| contestant.answers()) {
+            Ok(answers) => answers,
+            Err(why) => {
+                notes.push(format!("{engine} is not measured: {}", remark(&why)));
+                continue;
+            }
+        };
         let (mean, least) = compare(&answers, reference);
         let wanted = nearness.of(engine.precision);
         // NaN is near to nothing.
@@ -66,7 +72,7 @@ pub(crate) fn examine(
         }
     }
     *contestants = admitted;
-    Ok((entrants, notes))
+    (entrants, notes)
 }
 
 /// How near the answers of each contestant are, by its name.
@@ -103,6 +109,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use std::time::Duration;
 
+    use anyhow::bail;
+
     use super::*;
     use crate::bench::engine::rounds::Turn;
 
@@ -118,6 +126,9 @@ mod tests {
         }
 
         fn answers(&mut self) -> anyhow::Result<Vec<Vec<f32>>> {
+            if self.1.first().is_some_and(Vec::is_empty) {
+                bail!("out of memory");
+            }
             Ok(self.1.clone())
         }
 
@@ -129,7 +140,7 @@ mod tests {
     fn admitted(precision: Precision, answers: Vec<Vec<f32>>) -> bool {
         let mut field: Vec<Box<dyn Contestant>> = vec![Box::new(Fixed(precision, answers))];
         let reference = [vec![1.0, 0.0], vec![0.0, 2.0]];
-        let (entrants, notes) = examine(&mut field, &Task::Texts(Vec::new()), &reference, OF_TEXTS).unwrap();
+        let (entrants, notes) = examine(&mut field, &Task::Texts(Vec::new()), &reference, OF_TEXTS);
         assert_eq!((entrants.len(), notes.len()), (field.len(), 1 - field.len()));
         !field.is_empty()
     }
@@ -148,5 +159,6 @@ mod tests {
         assert!(!admitted(Precision::Int8, vec![vec![1.0, 0.0]]));
         assert!(!admitted(Precision::Int8, vec![vec![f32::NAN, 0.0], vec![0.0, 1.0]]));
         assert!(!admitted(Precision::Int8, vec![vec![1.0], vec![0.0, 1.0]]));
+        assert!(!admitted(Precision::Int8, vec![vec![]]), "who fails leaves, and the others are measured");
     }
 }

@@ -1,6 +1,6 @@
 //! What was measured, for people and for programs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use engine::{Precision, Tier};
 use serde_json::{Value, json};
@@ -9,17 +9,20 @@ use super::{
     Args, Engine, Library, Shapes,
     field::{Entrant, nearness},
     rival::Versions,
-    rounds::{Measured, Score},
+    rounds::{Measured, Pace, Score, median},
     scaling::Scaled,
+    service::Service,
     tables,
     work::Work,
 };
-use crate::bench::conditions::Conditions;
+use crate::{advice::remark, bench::conditions::Conditions};
 
 /// The layout of the JSON; it changes when a field changes its meaning or goes.
 const FORMAT: u32 = 1;
 /// A row whose peak is so much below that of the best row was measured on another processor, so to speak.
 const BELOW_MAX: f64 = 0.05;
+/// So much more than its threads is not a contestant's housekeeping any more.
+const CORES_BEYOND: f64 = 0.1;
 /// CPU features that kernels like these are written for, as Linux names them.
 const FEATURES: [&str; 15] = [
     "avx2",
@@ -59,6 +62,7 @@ pub(crate) struct Report {
     pub(crate) image_entrants: Vec<Entrant>,
     pub(crate) rows: Vec<Row>,
     pub(crate) scaling: Vec<Scaled>,
+    pub(crate) service: Option<Service>,
     /// What is missing, and why.
     pub(crate) notes: Vec<String>,
 }
@@ -95,27 +99,47 @@ impl Report {
             image_entrants: Vec::new(),
             rows: Vec::new(),
             scaling: Vec::new(),
+            service: None,
             notes: Vec::new(),
         }
     }
 
-    /// Compares the rows with one another, once all are there: a processor that was slow for the whole of a row was
-    /// steady too.
+    /// Nothing was measured.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.scaling.is_empty() && self.service.is_none()
+    }
+
+    /// Notes that somebody takes no part.
+    pub(crate) fn miss(&mut self, who: &str, why: &anyhow::Error) {
+        self.notes.push(format!("{who} is not measured: {}", remark(why)));
+    }
+
+    /// Compares the rows with one another, once all are there.
     pub(crate) fn finish(&mut self) {
-        let speeds = self.rows.iter().filter_map(|row| row.measured.peak.f32);
-        let best = speeds.fold(0.0, f64::max);
-        for measured in self.rows.iter_mut().map(|row| &mut row.measured) {
-            measured.discarded |= measured.peak.f32.is_some_and(|speed| speed < best * (1.0 - BELOW_MAX));
-        }
-        if self.rows.iter().all(|row| row.measured.peak.f32.is_none()) && !self.rows.is_empty() {
+        settle(self.rows.iter_mut().map(|row| &mut row.measured.pace).collect());
+        // These keep two processors busy, which may do less each than one alone.
+        let scaling = self.scaling.iter_mut().map(|scaled| &mut scaled.pace);
+        settle(scaling.chain(self.service.as_mut().map(|service| &mut service.pace)).collect());
+        if !self.is_empty() && self.paces().all(|pace| pace.peak.f32.is_none()) {
             self.notes.push("the processor's own speed can not be measured here: no row is discarded".into());
         }
+        self.notes.extend(busy(&self.rows, self.threads));
+    }
+
+    fn paces(&self) -> impl Iterator<Item = &Pace> {
+        let rows = self.rows.iter().map(|row| &row.measured.pace);
+        let scaling = self.scaling.iter().map(|scaled| &scaled.pace);
+        rows.chain(scaling).chain(self.service.as_ref().map(|service| &service.pace))
     }
 
     /// For programs: the names are stable.
     pub(crate) fn json(&self) -> Value {
         let versions = self.versions.iter().map(|(library, versions)| {
-            (library.as_str().to_owned(), json!({ "version": versions.library, "python": versions.python }))
+            let beside = &versions.beside;
+            (
+                library.as_str().to_owned(),
+                json!({ "version": versions.library, "python": versions.python, "beside": beside }),
+            )
         });
         json!({
             "format": FORMAT,
@@ -132,6 +156,7 @@ impl Report {
             "answers": { "texts": nearness(&self.text_entrants), "images": nearness(&self.image_entrants) },
             "rows": self.rows.iter().map(|row| self.row(row)).collect::<Vec<_>>(),
             "scaling": self.scaling.iter().map(Scaled::json).collect::<Vec<_>>(),
+            "service": self.service.as_ref().map(Service::json),
             "notes": self.notes,
         })
     }
@@ -139,30 +164,59 @@ impl Report {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let mut text = self.conditions.line();
-        let features = self.features.join(" ");
-        let _ = writeln!(text, "\nCPU features: {features}; kernels: {}", self.tier);
+        let _ = writeln!(text, "\nCPU features: {}", self.features.join(" "));
         for (library, versions) in &self.versions {
-            let _ = writeln!(text, "{} {} (Python {})", library.as_str(), versions.library, versions.python);
+            let _ = writeln!(text, "{} {versions}", library.as_str());
+        }
+        if self.versions.iter().any(|(library, _)| *library == Library::Openvino) {
+            let shapes = match self.shapes {
+                Shapes::Any => "for texts of any length, as one serves them (--shapes fixed: for those of each row)",
+                Shapes::Fixed => "anew for the shapes of each row but the mixed ones (--shapes any: once for all)",
+            };
+            let _ = writeln!(text, "openvino compiles {shapes}");
         }
         let count = |number: u16, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
         let (threads, rounds) = (count(self.threads, "thread"), count(self.rounds, "round"));
-        let _ = writeln!(text, "{}; {threads} each, in turn; medians of {rounds}", self.model);
-        if self.shapes == Shapes::Fixed {
-            let _ = writeln!(text, "OpenVINO compiled for the shapes of each row");
-        }
+        let (model, tier) = (&self.model, self.tier);
+        let _ = writeln!(text, "{model}, tamis with its {tier} kernels; {threads} each, in turn; medians of {rounds}");
         for facts in [&self.corpus, &self.photo].into_iter().flatten() {
             let _ = writeln!(text, "{facts}");
+        }
+        if let Some(line) = self.peak_line() {
+            let _ = writeln!(text, "{line}");
         }
         for section in tables::sections(self) {
             let _ = writeln!(text, "\n{section}");
         }
-        if self.rows.iter().any(|row| row.measured.discarded) {
-            let _ = writeln!(text, "\n* discarded: the processor's own speed moved by more than 5 %");
+        if self.paces().any(|pace| pace.discarded) {
+            let _ = writeln!(text, "\n* discarded: the processor was not steady, or did over 5 % less than at best");
         }
         for note in &self.notes {
             let _ = writeln!(text, "\nnote: {note}");
         }
         text.trim_end().to_owned()
+    }
+
+    /// What the shares in the tables are of, and how steady it was.
+    fn peak_line(&self) -> Option<String> {
+        let peak = |precision| {
+            let peaks = self.rows.iter().filter_map(|row| row.measured.pace.peak.of(precision));
+            Some(format!("{precision} {:.0}", giga(median(peaks)?)))
+        };
+        let peaks: Vec<_> = Precision::ALL.into_iter().filter_map(peak).collect();
+        let paces = || self.paces().filter(|pace| pace.peak.f32.is_some());
+        paces().next()?;
+        let most = paces().filter(|pace| !pace.discarded).map(|pace| pace.moved).fold(0.0, f64::max);
+        let (repeated, discarded) = (paces().map(|pace| pace.repeated).sum::<usize>(), paces().filter(|p| p.discarded));
+        let steady = format!(
+            "at most {:.1} % below it in rounds that count; {repeated} rounds repeated, {} rows discarded",
+            most * 100.0,
+            discarded.count()
+        );
+        if peaks.is_empty() {
+            return Some(format!("peak of a core: {steady}"));
+        }
+        Some(format!("peak of a core, GOP/s: {}\n{steady}", peaks.join(", ")))
     }
 
     fn row(&self, row: &Row) -> Value {
@@ -174,21 +228,17 @@ impl Report {
                 Some(json!({ "precision": precision.as_str(), "against": rival.engine.to_string(), "ratio": ratio }))
             })
         });
-        json!({
+        let mut json = json!({
             "what": row.work.to_string(),
             "tokens": row.tokens,
             "operations": row.operations,
-            "peak_gops": {
-                "f32": measured.peak.f32.map(giga), "bf16": measured.peak.bf16.map(giga),
-                "int8": measured.peak.int8.map(giga),
-            },
-            "peak_moved": measured.moved,
-            "rounds": measured.rounds,
-            "rounds_repeated": measured.repeated,
-            "discarded": measured.discarded,
             "engines": measured.scores.iter().map(|score| self.score(row, score)).collect::<Vec<_>>(),
             "ratios": ratios.collect::<Vec<_>>(),
-        })
+        });
+        if let (Some(row), Value::Object(pace)) = (json.as_object_mut(), measured.pace.json()) {
+            row.extend(pace);
+        }
+        json
     }
 
     fn score(&self, row: &Row, score: &Score) -> Value {
@@ -233,9 +283,34 @@ impl Row {
 
     /// The share of what so many cores could do at best in its number format.
     pub(crate) fn share_of_peak(&self, score: &Score, threads: u16) -> Option<f64> {
-        let peak = self.measured.peak.of(score.engine.precision)? * f64::from(threads);
+        let peak = self.measured.pace.peak.of(score.engine.precision)? * f64::from(threads);
         Some(self.operations_per_second(score)? / peak)
     }
+}
+
+/// Compares how the processor fared in rows that are alike: one that was slow for the whole of a row was steady too.
+fn settle(paces: Vec<&mut Pace>) {
+    let best = paces.iter().filter_map(|pace| pace.peak.f32).fold(0.0, f64::max);
+    for pace in paces {
+        pace.discarded |= pace.peak.f32.is_some_and(|speed| speed < best * (1.0 - BELOW_MAX));
+    }
+}
+
+/// Who used more processors than it was given threads, and where that was worst.
+fn busy(rows: &[Row], threads: u16) -> Vec<String> {
+    let allowed = f64::from(threads) * (1.0 + CORES_BEYOND);
+    let mut worst: BTreeMap<Engine, (f64, Work)> = BTreeMap::new();
+    for (row, score) in rows.iter().flat_map(|row| row.measured.scores.iter().map(move |score| (row, score))) {
+        let known = worst.get(&score.engine).map_or(allowed, |(cores, _)| *cores);
+        if score.cores > known {
+            worst.insert(score.engine, (score.cores, row.work));
+        }
+    }
+    let note = |(engine, (cores, work)): (Engine, (f64, Work))| {
+        let given = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        format!("{engine} kept {cores:.1} processors busy in {work}, though given {given}")
+    };
+    worst.into_iter().map(note).collect()
 }
 
 fn giga(operations: f64) -> f64 {
@@ -260,6 +335,11 @@ pub(crate) mod tests {
         Engine { library, precision }
     }
 
+    pub(crate) fn pace() -> Pace {
+        let peak = Peak { f32: Some(100e9), bf16: Some(200e9), int8: None, usual: Some(99e9) };
+        Pace { peak, moved: 0.01, rounds: 5, repeated: 0, discarded: false }
+    }
+
     pub(crate) fn row(work: Work, times: &[(Engine, f64)]) -> Row {
         let score = |(engine, median): &(Engine, f64)| Score {
             engine: *engine,
@@ -268,14 +348,7 @@ pub(crate) mod tests {
             most: *median,
             cores: 1.0,
         };
-        let measured = Measured {
-            scores: times.iter().map(score).collect(),
-            peak: Peak { f32: Some(100e9), bf16: Some(200e9), int8: None },
-            moved: 0.01,
-            rounds: 5,
-            repeated: 0,
-            discarded: false,
-        };
+        let measured = Measured { scores: times.iter().map(score).collect(), pace: pace() };
         Row { work, tokens: 16, operations: Some(340e6), measured }
     }
 
@@ -304,6 +377,7 @@ pub(crate) mod tests {
             image_entrants: Vec::new(),
             rows,
             scaling: Vec::new(),
+            service: None,
             notes: Vec::new(),
         }
     }
@@ -345,12 +419,28 @@ pub(crate) mod tests {
     #[test]
     fn a_row_on_a_slower_processor_than_the_others_is_discarded() {
         let mut slow = single();
-        slow.measured.peak.f32 = Some(72e9);
+        slow.measured.pace.peak.f32 = Some(72e9);
         let mut report = report(vec![single(), slow]);
         report.finish();
-        let discarded: Vec<_> = report.rows.iter().map(|row| row.measured.discarded).collect();
+        let discarded: Vec<_> = report.rows.iter().map(|row| row.measured.pace.discarded).collect();
         assert_eq!(discarded, [false, true]);
         assert!(report.text().contains("1 x 16 *"), "{}", report.text());
+    }
+
+    #[test]
+    fn what_judges_the_rows_stands_above_them() {
+        let mut report = report(vec![single()]);
+        report.rows[0].measured.scores[3].cores = 1.8;
+        report.finish();
+        let text = report.text();
+        let parts = [
+            "peak of a core, GOP/s: f32 100, bf16 200\nat most 1.0 % below it",
+            "0 rounds repeated, 0 rows discarded",
+            "openvino bf16 kept 1.8 processors busy in 1 x 16",
+        ];
+        for part in parts {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
     }
 
     #[test]

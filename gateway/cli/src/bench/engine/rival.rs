@@ -2,6 +2,8 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
+    fmt,
     fs::File,
     path::{Path, PathBuf},
     process::Stdio,
@@ -58,6 +60,17 @@ pub(crate) struct Versions {
     pub(crate) library: String,
     /// Python's.
     pub(crate) python: String,
+    /// Those of the packages that work beside it, by their names.
+    #[serde(default)]
+    pub(crate) beside: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (Python {}", self.library, self.python)?;
+        self.beside.iter().try_for_each(|(name, version)| write!(f, ", {name} {version}"))?;
+        f.write_str(")")
+    }
 }
 
 /// A model that a rival has loaded, as a contestant.
@@ -276,9 +289,11 @@ mod tests {
     #[test]
     fn an_answer_is_a_line_of_json() {
         let place = tempfile::tempdir().unwrap();
-        let mut rival =
-            rival(r#"read line; echo '{"library":"1.2","python":"3"}'; read line; echo "$line""#, place.path());
-        assert_eq!(rival.versions().unwrap().library, "1.2");
+        let mut rival = rival(
+            r#"read line; echo '{"library":"1.2","python":"3","beside":{"nncf":"9"}}'; read line; echo "$line""#,
+            place.path(),
+        );
+        assert_eq!(rival.versions().unwrap().to_string(), "1.2 (Python 3, nncf 9)");
         assert_eq!(
             rival.ask("texts", json!({ "calls": [[[1]]] })).unwrap(),
             json!({ "do": "texts", "calls": [[[1]]] })

@@ -1,11 +1,13 @@
 //! Rounds: every contestant has its turn in each, and the processor's own speed is measured between them.
 //!
-//! A virtual machine's processor is not always all there. What it can do at best is known, and measured in a few
-//! milliseconds; a round at whose beginning or end it could do less says nothing of the contestants, and is repeated.
+//! A virtual machine's processor is not always all there, and somebody else may want it. What it does at best and most of
+//! the time is measured in some milliseconds; a round at whose beginning or end it did less than it can says nothing of
+//! the contestants, and is repeated.
 
 use std::time::Duration;
 
 use engine::Precision;
+use serde_json::{Value, json};
 
 use super::{Engine, work::Task};
 
@@ -38,12 +40,15 @@ pub(crate) struct Turn {
     pub(crate) cores: f64,
 }
 
-/// Operations a second that one core does at best, where that can be measured.
+/// Operations a second that each core does, where that can be measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Peak {
+    /// At best.
     pub(crate) f32: Option<f64>,
     pub(crate) bf16: Option<f64>,
     pub(crate) int8: Option<f64>,
+    /// In f32 most of the time: less than at best where somebody else has the cores now and then.
+    pub(crate) usual: Option<f64>,
 }
 
 /// How a row is measured.
@@ -60,9 +65,15 @@ pub(crate) struct Plan {
 pub(crate) struct Measured {
     /// One for each contestant, in their order.
     pub(crate) scores: Vec<Score>,
+    pub(crate) pace: Pace,
+}
+
+/// How the processor fared while turns were taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pace {
     /// The median of the rounds that count.
     pub(crate) peak: Peak,
-    /// The share by which the processor's speed differed in the rounds that count.
+    /// How much less than its best the processor did in the rounds that count, as a share.
     pub(crate) moved: f64,
     /// Rounds that count.
     pub(crate) rounds: usize,
@@ -70,6 +81,13 @@ pub(crate) struct Measured {
     pub(crate) repeated: usize,
     /// The processor was never steady for as many rounds as were asked for: the numbers are not to be trusted.
     pub(crate) discarded: bool,
+}
+
+/// The turns that count of all who took some, in their order, and how the processor fared.
+#[derive(Debug)]
+pub(crate) struct Taken<T> {
+    pub(crate) turns: Vec<Vec<T>>,
+    pub(crate) pace: Pace,
 }
 
 /// The times of a contestant in a row: each is the median of one turn, in milliseconds.
@@ -82,10 +100,18 @@ pub(crate) struct Score {
     pub(crate) cores: f64,
 }
 
-/// One turn of each contestant, and the processor's speed before and after.
+/// Somebody who can go on no longer.
+#[derive(Debug)]
+pub(crate) struct Fallen {
+    /// The place among the contestants.
+    pub(crate) place: usize,
+    pub(crate) why: anyhow::Error,
+}
+
+/// One turn of each, and the processor's speed before and after.
 #[derive(Clone, Debug)]
-struct Round {
-    turns: Vec<Turn>,
+struct Round<T> {
+    turns: Vec<T>,
     before: Peak,
     after: Peak,
 }
@@ -96,22 +122,35 @@ pub(crate) fn measure(
     task: &Task,
     gauge: &dyn Fn() -> Peak,
     plan: Plan,
-) -> anyhow::Result<Measured> {
-    for contestant in contestants.iter_mut() {
-        contestant.take(task)?;
+) -> Result<Measured, Fallen> {
+    for (place, contestant) in contestants.iter_mut().enumerate() {
         // What is done once for each shape, such as claiming memory, is no part of any time.
-        contestant.turn(Duration::ZERO)?;
+        let warmed = contestant.take(task).and_then(|()| contestant.turn(Duration::ZERO));
+        warmed.map_err(|why| Fallen { place, why })?;
     }
-    let mut rounds: Vec<Round> = Vec::new();
+    let taken = take_turns(contestants.len(), plan.rounds, gauge, |place| {
+        contestants[place].turn(plan.turn).map_err(|why| Fallen { place, why })
+    })?;
+    let scores = contestants.iter().zip(&taken.turns).map(|(contestant, turns)| score(contestant.engine(), turns));
+    Ok(Measured { scores: scores.collect(), pace: taken.pace })
+}
+
+/// Lets so many take turns until so many rounds were steady, or [`TRIES`] times as many were tried.
+pub(crate) fn take_turns<T: Clone, E>(
+    count: usize,
+    wanted: usize,
+    gauge: &dyn Fn() -> Peak,
+    mut turn: impl FnMut(usize) -> Result<T, E>,
+) -> Result<Taken<T>, E> {
+    let mut rounds: Vec<Round<T>> = Vec::new();
     let mut before = gauge();
-    while steady(&rounds).len() < plan.rounds && rounds.len() < plan.rounds * TRIES {
-        let turns = play(contestants, rounds.len(), plan.turn)?;
+    while steady(&rounds).len() < wanted && rounds.len() < wanted * TRIES {
+        let turns = play(count, rounds.len(), &mut turn)?;
         let after = gauge();
         rounds.push(Round { turns, before, after });
         before = after;
     }
-    let engines: Vec<_> = contestants.iter().map(|contestant| contestant.engine()).collect();
-    Ok(judge(&engines, &rounds, plan.rounds))
+    Ok(judge(count, &rounds, wanted))
 }
 
 /// The median; of nothing it is nothing.
@@ -126,57 +165,63 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// One turn of each, in the order of the contestants. Who begins moves on by one with every round, so that what is left
-/// of the round before is not always the same one's burden.
-fn play(contestants: &mut [Box<dyn Contestant>], number: usize, time: Duration) -> anyhow::Result<Vec<Turn>> {
-    let count = contestants.len();
+/// One turn of each, in their order. Who begins moves on by one with every round, so that what is left of the round before
+/// is not always the same one's burden.
+fn play<T: Clone, E>(count: usize, number: usize, turn: &mut impl FnMut(usize) -> Result<T, E>) -> Result<Vec<T>, E> {
     let mut turns = vec![None; count];
     for position in 0..count {
-        let turn = (position + number) % count;
-        turns[turn] = Some(contestants[turn].turn(time)?);
+        let place = (position + number) % count;
+        turns[place] = Some(turn(place)?);
     }
     Ok(turns.into_iter().flatten().collect())
 }
 
-/// The rounds in which the processor was as fast as in the best of them.
-fn steady(rounds: &[Round]) -> Vec<&Round> {
-    let speeds = rounds.iter().flat_map(|round| [round.before.f32, round.after.f32]).flatten();
-    let best = speeds.fold(0.0, f64::max);
-    let fast = |peak: Peak| peak.f32.is_none_or(|speed| speed >= best * (1.0 - MOVED_MAX));
+/// The rounds at whose beginning and end the processor did about as much as it did at best in any of them. It is not
+/// enough that all are alike: somebody else may compete from the first to the last.
+fn steady<T>(rounds: &[Round<T>]) -> Vec<&Round<T>> {
+    let best = best(rounds);
+    let fast = |peak: Peak| peak.usual.is_none_or(|speed| speed >= best * (1.0 - MOVED_MAX));
     rounds.iter().filter(|round| fast(round.before) && fast(round.after)).collect()
 }
 
-fn judge(engines: &[Engine], rounds: &[Round], wanted: usize) -> Measured {
+fn best<T>(rounds: &[Round<T>]) -> f64 {
+    rounds.iter().flat_map(|round| [round.before.f32, round.after.f32]).flatten().fold(0.0, f64::max)
+}
+
+fn judge<T: Clone>(count: usize, rounds: &[Round<T>], wanted: usize) -> Taken<T> {
     let steady = steady(rounds);
     let discarded = steady.len() < wanted;
     // Numbers that are not to be trusted are shown with that word: all of them, lest a few look better than they are.
-    let counted = if discarded { rounds.iter().collect() } else { steady.clone() };
-    let score = |(index, engine): (usize, &Engine)| {
-        let medians = || counted.iter().filter_map(|round| median(round.turns[index].times.iter().copied()));
-        Score {
-            engine: *engine,
-            median: median(medians()).unwrap_or(f64::NAN),
-            least: medians().fold(f64::INFINITY, f64::min),
-            most: medians().fold(0.0, f64::max),
-            cores: median(counted.iter().map(|round| round.turns[index].cores)).unwrap_or(f64::NAN),
-        }
-    };
+    let counted = if discarded { rounds.iter().collect() } else { steady };
     let peaks = || counted.iter().flat_map(|round| [round.before, round.after]);
-    let of = |precision: Precision| median(peaks().filter_map(|peak| peak.of(precision)));
-    Measured {
-        scores: engines.iter().enumerate().map(score).collect(),
-        peak: Peak { f32: of(Precision::F32), bf16: of(Precision::Bf16), int8: of(Precision::Int8) },
-        moved: moved(peaks().filter_map(|peak| peak.f32)),
+    let of = |speed: fn(Peak) -> Option<f64>| median(peaks().filter_map(speed));
+    let least = peaks().filter_map(|peak| peak.usual).fold(f64::INFINITY, f64::min);
+    let best = best(rounds);
+    let pace = Pace {
+        peak: Peak {
+            f32: of(|peak| peak.f32),
+            bf16: of(|peak| peak.bf16),
+            int8: of(|peak| peak.int8),
+            usual: of(|peak| peak.usual),
+        },
+        moved: if least < best { 1.0 - least / best } else { 0.0 },
         rounds: counted.len(),
         repeated: rounds.len() - counted.len(),
         discarded,
-    }
+    };
+    let turns = |place: usize| counted.iter().map(|round| round.turns[place].clone()).collect();
+    Taken { turns: (0..count).map(turns).collect(), pace }
 }
 
-/// How much the least is below the greatest.
-fn moved(speeds: impl Iterator<Item = f64> + Clone) -> f64 {
-    let (least, most) = (speeds.clone().fold(f64::INFINITY, f64::min), speeds.fold(0.0, f64::max));
-    if most > 0.0 { 1.0 - least / most } else { 0.0 }
+fn score(engine: Engine, turns: &[Turn]) -> Score {
+    let medians = || turns.iter().filter_map(|turn| median(turn.times.iter().copied()));
+    Score {
+        engine,
+        median: median(medians()).unwrap_or(f64::NAN),
+        least: medians().fold(f64::INFINITY, f64::min),
+        most: medians().fold(0.0, f64::max),
+        cores: median(turns.iter().map(|turn| turn.cores)).unwrap_or(f64::NAN),
+    }
 }
 
 // === impl Peak ===
@@ -189,6 +234,23 @@ impl Peak {
             Precision::Bf16 => self.bf16,
             Precision::Int8 => self.int8,
         }
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let giga = |speed: Option<f64>| speed.map(|speed| speed / 1e9);
+        let Peak { f32, bf16, int8, usual } = self.peak;
+        json!({
+            "peak_gops": { "f32": giga(f32), "bf16": giga(bf16), "int8": giga(int8), "f32_usual": giga(usual) },
+            "peak_moved": self.moved,
+            "rounds": self.rounds,
+            "rounds_repeated": self.repeated,
+            "discarded": self.discarded,
+        })
     }
 }
 
@@ -205,6 +267,8 @@ impl Measured {
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use anyhow::bail;
+
     use super::*;
     use crate::bench::engine::Library;
 
@@ -212,12 +276,11 @@ mod tests {
     const RIVAL: Engine = Engine { library: Library::Openvino, precision: Precision::F32 };
 
     fn peak(speed: f64) -> Peak {
-        Peak { f32: Some(speed), bf16: Some(2.0 * speed), int8: None }
+        Peak { f32: Some(speed), bf16: Some(2.0 * speed), int8: None, usual: Some(speed) }
     }
 
-    fn round(time: f64, before: f64, after: f64) -> Round {
-        let turns = vec![Turn { times: vec![time], cores: 1.0 }];
-        Round { turns, before: peak(before), after: peak(after) }
+    fn round(time: f64, before: f64, after: f64) -> Round<f64> {
+        Round { turns: vec![time], before: peak(before), after: peak(after) }
     }
 
     /// Says in a diary when it was its turn, and takes as long as it was told.
@@ -241,6 +304,9 @@ mod tests {
         }
 
         fn turn(&mut self, time: Duration) -> anyhow::Result<Turn> {
+            if self.time <= 0.0 {
+                bail!("out of breath");
+            }
             if !time.is_zero() {
                 self.diary.borrow_mut().push(self.engine.library);
             }
@@ -248,11 +314,19 @@ mod tests {
         }
     }
 
-    fn contest(diary: &'static RefCell<Vec<Library>>, gauge: &dyn Fn() -> Peak) -> Measured {
+    fn measure_both(
+        times: [f64; 2],
+        diary: &'static RefCell<Vec<Library>>,
+        gauge: &dyn Fn() -> Peak,
+    ) -> Result<Measured, Fallen> {
         let player = |engine, time| -> Box<dyn Contestant> { Box::new(Player { engine, time, diary }) };
-        let mut both = [player(TAMIS, 2.0), player(RIVAL, 3.0)];
+        let mut both = [player(TAMIS, times[0]), player(RIVAL, times[1])];
         let plan = Plan { rounds: 3, turn: Duration::from_millis(1) };
-        measure(&mut both, &Task::Texts(Vec::new()), gauge, plan).unwrap()
+        measure(&mut both, &Task::Texts(Vec::new()), gauge, plan)
+    }
+
+    fn pace(gauge: &dyn Fn() -> Peak) -> Pace {
+        measure_both([2.0, 3.0], diary(), gauge).unwrap().pace
     }
 
     fn diary() -> &'static RefCell<Vec<Library>> {
@@ -263,11 +337,18 @@ mod tests {
     fn all_take_turns_and_nobody_is_always_first() {
         use Library::{Openvino as B, Tamis as A};
         let diary = diary();
-        let measured = contest(diary, &|| peak(100.0));
+        let measured = measure_both([2.0, 3.0], diary, &|| peak(100.0)).unwrap();
         assert_eq!(*diary.borrow(), [A, B, B, A, A, B]);
-        assert_eq!((measured.rounds, measured.repeated, measured.discarded), (3, 0, false));
+        let pace = measured.pace;
+        assert_eq!((pace.rounds, pace.repeated, pace.discarded), (3, 0, false));
         assert_eq!(measured.score(RIVAL).map(|score| score.median), Some(3.0));
-        assert_eq!((measured.peak.bf16, measured.peak.int8), (Some(200.0), None));
+        assert_eq!((pace.peak.bf16, pace.peak.int8), (Some(200.0), None));
+    }
+
+    #[test]
+    fn who_can_go_on_no_longer_is_named() {
+        let fallen = measure_both([2.0, 0.0], diary(), &|| peak(100.0)).unwrap_err();
+        assert_eq!((fallen.place, fallen.why.to_string().as_str()), (1, "out of breath"));
     }
 
     #[test]
@@ -278,9 +359,9 @@ mod tests {
             peak(if speeds.get() == 2 { 94.0 } else { 100.0 })
         };
         // The slow moment ends one round and begins another.
-        let measured = contest(diary(), &gauge);
-        assert_eq!((measured.rounds, measured.repeated, measured.discarded), (3, 2, false));
-        assert!(measured.moved < 1e-9);
+        let pace = pace(&gauge);
+        assert_eq!((pace.rounds, pace.repeated, pace.discarded), (3, 2, false));
+        assert!(pace.moved < 1e-9);
     }
 
     #[test]
@@ -290,23 +371,36 @@ mod tests {
             speeds.set(if speeds.get() > 90.0 { 80.0 } else { 100.0 });
             peak(speeds.get())
         };
-        let measured = contest(diary(), &gauge);
-        assert_eq!((measured.rounds, measured.repeated, measured.discarded), (9, 0, true));
-        assert!((measured.moved - 0.2).abs() < 1e-9);
+        let pace = pace(&gauge);
+        assert_eq!((pace.rounds, pace.repeated, pace.discarded), (9, 0, true));
+        assert!((pace.moved - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn somebody_who_competes_from_the_first_to_the_last_spoils_the_row() {
+        let pace = pace(&|| Peak { usual: Some(60.0), ..peak(100.0) });
+        assert_eq!((pace.rounds, pace.discarded), (9, true));
+        assert!((pace.moved - 0.4).abs() < 1e-9);
     }
 
     #[test]
     fn where_the_peak_can_not_be_measured_every_round_counts() {
-        let measured = contest(diary(), &Peak::default);
-        assert_eq!((measured.rounds, measured.discarded, measured.peak), (3, false, Peak::default()));
+        let pace = pace(&Peak::default);
+        assert_eq!((pace.rounds, pace.discarded, pace.peak), (3, false, Peak::default()));
     }
 
     #[test]
     fn a_speed_that_rises_later_casts_doubt_on_what_was_before() {
         let rounds = [round(1.0, 90.0, 90.0), round(2.0, 100.0, 100.0), round(4.0, 100.0, 96.0)];
-        let measured = judge(&[TAMIS], &rounds, 2);
-        assert_eq!((measured.rounds, measured.repeated), (2, 1));
-        let score = &measured.scores[0];
+        let taken = judge(1, &rounds, 2);
+        assert_eq!((taken.pace.rounds, taken.pace.repeated), (2, 1));
+        assert_eq!(taken.turns, [[2.0, 4.0]]);
+    }
+
+    #[test]
+    fn a_score_is_the_median_of_the_medians() {
+        let turn = |times: [f64; 3]| Turn { times: times.to_vec(), cores: 1.0 };
+        let score = score(TAMIS, &[turn([1.0, 2.0, 9.0]), turn([4.0, 4.0, 4.0])]);
         assert_eq!((score.median, score.least, score.most), (3.0, 2.0, 4.0));
     }
 

@@ -30,6 +30,11 @@ const SCRIPTS: [(&str, &str); 4] = [
 /// Most time to make the environment; to bring so much may take a while.
 const VENV_MAX: Duration = Duration::from_secs(120);
 const PIP_MAX: Duration = Duration::from_secs(1800);
+const IDENTIFY_MAX: Duration = Duration::from_secs(30);
+/// Tells an interpreter from others, also from within an environment that it was made with.
+const IDENTIFY: &str = "import sys; print('Python %d.%d of' % sys.version_info[:2], sys.base_prefix)";
+const PYTHON: &str =
+    "install Python 3.11 or later with its module venv (Debian: python3-venv), or name one with --python";
 /// Characters of the digest of what models were made from.
 const DIGITS: usize = 16;
 
@@ -72,32 +77,44 @@ impl Place {
         self.folder.join("rivals/rivals.py")
     }
 
-    /// Makes the environment if it is not there in these versions, and writes the scripts.
-    pub(crate) async fn furnish(&self, python: &Path) -> anyhow::Result<()> {
+    /// Writes the scripts, and makes the environment unless there is one that works, in these versions, of the Python that
+    /// was named.
+    pub(crate) async fn furnish(&self, named: Option<&Path>) -> anyhow::Result<()> {
         let scripts = self.folder.join("rivals");
         private_folder(&scripts)?;
         for (name, text) in SCRIPTS {
             write(&scripts.join(name), text)?;
         }
+        let wanted = match named {
+            Some(python) => {
+                Some(identify(python).await.context(Advice::new("the rivals' Python does not run", PYTHON))?)
+            }
+            None => None,
+        };
         let installed = self.folder.join("venv/installed.txt");
-        if fs::read_to_string(&installed).is_ok_and(|versions| versions == REQUIREMENTS) {
+        // An environment outlives neither the interpreter that it was made with nor its next version.
+        if let Ok(identity) = identify(&self.python()).await
+            && wanted.is_none_or(|wanted| wanted == identity)
+            && fs::read_to_string(&installed).is_ok_and(|found| found == stamp(&identity))
+        {
             return Ok(());
         }
         warn(format!("setting up the rivals in {} (once, about 700 MB)", self.folder.display()));
-        let requirements = scripts.join("requirements.txt");
+        self.install(named.unwrap_or(Path::new("python3"))).await?;
+        write(&installed, &stamp(&identify(&self.python()).await?))
+    }
+
+    async fn install(&self, python: &Path) -> anyhow::Result<()> {
+        let requirements = self.folder.join("rivals/requirements.txt");
         write(&requirements, REQUIREMENTS)?;
-        let venv = self.folder.join("venv");
         let mut make = Command::new(python);
-        make.args(["-m", "venv", "--clear"]).arg(&venv);
-        let help =
-            "install Python 3.11 or later with its module venv (Debian: python3-venv), or name one with --python";
-        finish(make, VENV_MAX).await.context(Advice::new("there is no virtual environment for the rivals", help))?;
+        make.args(["-m", "venv", "--clear"]).arg(self.folder.join("venv"));
+        finish(make, VENV_MAX).await.context(Advice::new("there is no virtual environment for the rivals", PYTHON))?;
         let mut pip = Command::new(self.python());
         pip.args(["-m", "pip", "install", "--no-input", "--quiet", "--disable-pip-version-check", "--requirement"]);
         pip.arg(&requirements);
         let help = "see that pip can reach a package index; without --against no rival is needed";
-        finish(pip, PIP_MAX).await.context(Advice::new("pip could not install the rivals", help))?;
-        write(&installed, REQUIREMENTS)
+        finish(pip, PIP_MAX).await.context(Advice::new("pip could not install the rivals", help)).map(drop)
     }
 
     /// The folder for what is made of a model for the rivals; empty if that was made from something else.
@@ -121,19 +138,31 @@ impl Place {
     }
 }
 
-/// Waits until a command has succeeded.
-async fn finish(mut command: Command, time_max: Duration) -> anyhow::Result<()> {
+/// The version and the place of an interpreter, if it runs.
+async fn identify(python: &Path) -> anyhow::Result<String> {
+    let mut command = Command::new(python);
+    command.args(["-c", IDENTIFY]);
+    Ok(finish(command, IDENTIFY_MAX).await?.trim().to_owned())
+}
+
+/// What an environment says that it is, once all is installed.
+fn stamp(identity: &str) -> String {
+    format!("{REQUIREMENTS}# {identity}\n")
+}
+
+/// Waits until a command has succeeded; what it said.
+async fn finish(mut command: Command, time_max: Duration) -> anyhow::Result<String> {
     let name = command.as_std().get_program().display().to_string();
     let run = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let Ok(output) = tokio::time::timeout(time_max, run).await else {
         bail!("{name} was not done after {}", humantime::format_duration(time_max));
     };
     let output = output.with_context(|| format!("cannot run {name}"))?;
+    let [errors, said] = [output.stderr, output.stdout].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     if output.status.success() {
-        return Ok(());
+        return Ok(said);
     }
-    let said = [output.stderr, output.stdout].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let last = said.iter().flat_map(|text| text.lines().rev()).find(|line| !line.trim().is_empty());
+    let last = [&errors, &said].into_iter().flat_map(|text| text.lines().rev()).find(|line| !line.trim().is_empty());
     bail!("{name} failed: {}", last.unwrap_or("it said nothing").trim())
 }
 
@@ -175,8 +204,49 @@ mod tests {
     async fn a_missing_python_is_said_with_what_to_do() {
         let data = tempfile::tempdir().unwrap();
         let place = Place::claim(&home(data.path())).unwrap();
-        let said = report(&place.furnish(Path::new("/nowhere/python")).await.unwrap_err());
+        let said = report(&place.furnish(Some(Path::new("/nowhere/python"))).await.unwrap_err());
         assert!(said.contains("/nowhere/python") && said.contains("--python"), "{said}");
+    }
+
+    /// An interpreter of a script: it says who it is, makes environments of itself, and writes down what it was asked.
+    fn interpreter(folder: &Path, name: &str, version: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let path = folder.join(name);
+        let script = format!(
+            "#!/bin/sh\necho \"$2\" >> {0}/asked\ncase \"$2\" in\nvenv) mkdir -p \"$4/bin\"; rm -f \"$4/installed.txt\"; \
+             ln -sf {1} \"$4/bin/python\";;\npip) ;;\n*) echo {version};;\nesac\n",
+            folder.display(),
+            path.display()
+        );
+        write(&path, &script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn an_environment_is_made_anew_when_its_python_is_another() {
+        let (data, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let place = Place::claim(&home(data.path())).unwrap();
+        let made = || {
+            let asked = fs::read_to_string(tools.path().join("asked")).unwrap();
+            asked.lines().filter(|line| *line == "venv").count()
+        };
+        let old = interpreter(tools.path(), "old", "3.11");
+        for _ in 0..2 {
+            place.furnish(Some(&old)).await.unwrap();
+            place.furnish(None).await.unwrap();
+        }
+        assert_eq!(made(), 1);
+        let new = interpreter(tools.path(), "new", "3.12");
+        place.furnish(Some(&new)).await.unwrap();
+        assert_eq!(made(), 2, "another one was named");
+        interpreter(tools.path(), "new", "3.13");
+        place.furnish(Some(&new)).await.unwrap();
+        assert_eq!(made(), 3, "it was upgraded");
+        fs::remove_file(&new).unwrap();
+        place.furnish(Some(&old)).await.unwrap();
+        assert_eq!(made(), 4, "it is gone");
     }
 
     #[tokio::test]

@@ -5,10 +5,11 @@ use engine::Precision;
 use super::{
     Engine,
     report::{Report, Row},
-    rounds::Score,
+    rounds::{Pace, Score},
+    service::{CALLERS, WORKERS},
     work::Work,
 };
-use crate::output::{render, right, table};
+use crate::output::{duration, render, right, table};
 
 /// Rows that are told in the same unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub(crate) fn sections(report: &Report) -> Vec<String> {
         }
     }
     sections.extend(scaling(report));
+    sections.extend(service(report));
     sections.extend(answers(report));
     sections
 }
@@ -48,7 +50,7 @@ fn section(report: &Report, kind: Kind, precision: Precision, rows: &[&Row]) -> 
     let mut lines = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
     right(&mut lines, &(1..header.len()).collect::<Vec<_>>());
     for row in rows {
-        let name = format!("{}{}", row.work, if row.measured.discarded { " *" } else { "" });
+        let name = format!("{}{}", row.work, mark(row.measured.pace));
         let own = row.own(precision);
         let speed = own.and_then(|own| row.operations_per_second(own));
         let share = own.and_then(|own| row.share_of_peak(own, report.threads));
@@ -77,9 +79,30 @@ fn scaling(report: &Report) -> Option<String> {
     right(&mut lines, &[1, 2, 3]);
     for scaled in &report.scaling {
         let [one, two] = [scaled.one, scaled.two].map(|rate| number(Some(rate)));
-        lines.add_row([format!("tamis {}", scaled.precision), one, two, format!("{:.2}x", scaled.ratio())]);
+        let name = format!("tamis {}{}", scaled.precision, mark(scaled.pace));
+        lines.add_row([name, one, two, format!("{:.2}x", scaled.ratio())]);
     }
     Some(format!("workers, tokens/s\n{}", render(&lines)))
+}
+
+fn service(report: &Report) -> Option<String> {
+    let service = report.service.as_ref()?;
+    let mut lines = table(&["in process", "texts/s", "p50", "p99"]);
+    right(&mut lines, &[1, 2, 3]);
+    for served in &service.served {
+        let name = format!("tamis {}{}", served.precision, mark(service.pace));
+        let [p50, p99] = [served.p50, served.p99].map(|millis| duration(millis * 1e3));
+        lines.add_row([name, number(Some(served.texts_per_s)), p50, p99]);
+    }
+    let texts = &service.texts;
+    let title = format!(
+        "service, {CALLERS} callers on {WORKERS} workers, one text a call; texts of `tamis bench load`: {texts}"
+    );
+    Some(format!("{title}\n{}", render(&lines)))
+}
+
+fn mark(pace: Pace) -> &'static str {
+    if pace.discarded { " *" } else { "" }
 }
 
 /// How near all answers are to this program's f32.
@@ -142,8 +165,9 @@ mod tests {
     use super::*;
     use crate::bench::engine::{
         Library,
-        report::tests::{engine, report, row},
+        report::tests::{engine, pace, report, row},
         scaling::Scaled,
+        service::{Served, Service},
     };
 
     #[test]
@@ -180,9 +204,21 @@ mod tests {
     fn nothing_measured_has_no_table() {
         let mut empty = report(Vec::new());
         assert!(sections(&empty).is_empty());
-        empty.scaling.push(Scaled { precision: Precision::F32, one: 100.0, two: 195.0 });
+        empty.scaling.push(Scaled { precision: Precision::F32, one: 100.0, two: 195.0, pace: pace() });
         let scaling = sections(&empty).remove(0);
         let last: Vec<_> = scaling.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(last, ["tamis", "f32", "100", "195", "1.95x"]);
+    }
+
+    #[test]
+    fn what_callers_see_stands_in_a_table_of_its_own() {
+        let served = Served { precision: Precision::Int8, texts_per_s: 512.3, p50: 120.4, p99: 350.0 };
+        let pace = Pace { discarded: true, ..pace() };
+        let mut report = report(Vec::new());
+        report.service = Some(Service { texts: "its built-in ones".into(), served: vec![served], pace });
+        let table = sections(&report).remove(0);
+        let last: Vec<_> = table.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(last, ["tamis", "int8", "*", "512", "120", "ms", "350", "ms"]);
+        assert!(report.text().contains("* discarded"));
     }
 }

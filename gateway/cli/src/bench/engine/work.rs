@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use engine::{ImageInput, ModelFiles};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::Group;
@@ -46,6 +47,14 @@ pub(crate) enum Task {
 /// The texts of one call.
 pub(crate) type Call = Vec<Vec<u32>>;
 
+/// Texts that come with the rivals.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Snippets {
+    pub(crate) texts: Vec<String>,
+    /// What they are, for people.
+    pub(crate) source: String,
+}
+
 /// A file with an image: where it is, and what this program makes of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Picture {
@@ -69,7 +78,7 @@ pub(crate) fn rows(group: Group) -> Vec<Work> {
         Group::Batch => BATCHES.into_iter().flat_map(equal).collect(),
         Group::Mixed => vec![Work::Mixed { call: 1 }, Work::Mixed { call: MIXED_CALL }],
         Group::Image => vec![Work::Network, Work::Photo],
-        Group::Scaling => Vec::new(),
+        Group::Scaling | Group::Service => Vec::new(),
     }
 }
 

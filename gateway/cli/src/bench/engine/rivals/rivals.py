@@ -23,14 +23,16 @@ class Rival:
     def versions(self):
         import importlib.metadata as metadata
 
-        return {"library": metadata.version(self.library), "python": sys.version.split()[0]}
+        beside = {"onnxruntime": ["onnx", "pillow"], "openvino": ["nncf", "pillow"]}[self.library]
+        beside = {name: metadata.version(name) for name in beside}
+        return {"library": metadata.version(self.library), "python": sys.version.split()[0], "beside": beside}
 
     # Material.
 
     def corpus(self, folder):
         import material
 
-        return {"texts": material.texts(folder)}
+        return {"texts": material.texts(folder), "source": material.SOURCE}
 
     def picture(self, to):
         import material
@@ -79,7 +81,12 @@ class Rival:
         model = self.models[engine]
         if self.photo:
             return {"vectors": self.photo.logits(model).tolist()}
-        return {"vectors": [row for call in self.calls for row in model.run(call).tolist()]}
+        vectors = []
+        for call in self.calls:
+            # What is measured is the network that is compiled for a shape, where it is.
+            model.prepare([call])
+            vectors.extend(model.run(call).tolist())
+        return {"vectors": vectors}
 
     def turn(self, engine, seconds, what):
         model = self.models[engine]
