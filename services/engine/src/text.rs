@@ -10,7 +10,7 @@ use crate::{
     manifest::{ModelFiles, Pooling, Prompts},
     parts,
     text::{last::Last, over::Over, windows::Joined},
-    tokenize::{First, Tokenized, Tokens, Truncation, guess},
+    tokenize::{First, Tokens, Truncation, guess},
     weights::Weights,
 };
 
