@@ -35,7 +35,7 @@ pub(crate) enum Command {
     ///
     /// Everybody computes the same token ids with the same weights on the same number of threads, in this one run and in
     /// turn; medians count. What the cores do at best and most of the time is measured between the rounds; rounds in which
-    /// that is more than 5 % apart are repeated. Rivals whose answers are wrong are not measured.
+    /// that moved by more than 5 %, or somebody else had them, are repeated. Rivals whose answers are wrong are not measured.
     ///
     /// Leave the machine alone meanwhile: all rows take about ten minutes, once the rivals are set up.
     #[command(after_help = "Examples:\n  tamis bench engine\n  tamis bench engine --against onnxruntime,openvino\n  \

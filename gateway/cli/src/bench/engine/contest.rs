@@ -116,19 +116,31 @@ impl<'a> Contest<'a> {
         }
     }
 
-    /// The rows of texts.
+    /// All that is about texts.
     fn texts(&mut self) -> anyhow::Result<()> {
         let own = self.own_texts()?;
-        let corpus = self.corpus(&own.reference)?;
-        self.report.corpus = Some(corpus.describe());
-        if ROWS_OF_TEXTS.into_iter().any(|group| self.args.wants(group)) {
-            self.attempt("rows of texts are", |contest| contest.rows_of_texts(&own, &corpus));
-        }
-        if self.args.wants(Group::Scaling) && self.has_processors("one worker beside two is") {
-            self.attempt("one worker beside two is", |contest| contest.scaling(&own, &corpus));
+        if self.wants_rows_of_texts() || self.args.wants(Group::Scaling) {
+            self.attempt("rows of texts are", |contest| contest.corpus_rows(&own));
         }
         if self.args.wants(Group::Service) && self.has_processors("what a service could answer is") {
             self.attempt("what a service could answer is", |contest| contest.service(&own));
+        }
+        Ok(())
+    }
+
+    fn wants_rows_of_texts(&self) -> bool {
+        ROWS_OF_TEXTS.into_iter().any(|group| self.args.wants(group))
+    }
+
+    /// The rows of token ids, which all contestants read alike.
+    fn corpus_rows(&mut self, own: &Own) -> anyhow::Result<()> {
+        let corpus = self.corpus(&own.reference)?;
+        self.report.corpus = Some(corpus.describe());
+        if self.wants_rows_of_texts() {
+            self.attempt("rows of texts are", |contest| contest.rows_of_texts(own, &corpus));
+        }
+        if self.args.wants(Group::Scaling) && self.has_processors("one worker beside two is") {
+            self.attempt("one worker beside two is", |contest| contest.scaling(own, &corpus));
         }
         Ok(())
     }
