@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use super::{
     Channels, Folder, GATEWAY, connect, credentials, eventually,
-    process::{Process, show_logs},
+    process::{Process, is_alive, show_logs, signal},
     tamis,
 };
 
@@ -95,6 +95,10 @@ impl Drop for Roles {
     fn drop(&mut self) {
         if std::thread::panicking() {
             show_logs(self.folder.path());
+        }
+        // It would wait until clients close their connections, and those of the test cannot while the test waits for it.
+        if is_alive(self.gateway.process.pid) {
+            signal(self.gateway.process.pid, "KILL");
         }
     }
 }
