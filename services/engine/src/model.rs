@@ -36,18 +36,17 @@ pub trait Model: Send + Sync + 'static {
         inputs: &[&Self::Input],
         _units_max: u32,
         watch: &mut Watch<'_>,
-    ) -> Vec<Result<Step<Self::Output, Self::Input>, ItemError>> {
-        self.run(inputs, watch).into_iter().map(|result| result.map(Step::Done)).collect()
+    ) -> Vec<Result<Step<Self>, ItemError>> {
+        self.run(inputs, watch).into_iter().map(|result| result.map(Step::<Self>::Done)).collect()
     }
 }
 
 /// How far an input was computed.
-#[derive(Clone, Debug)]
-pub enum Step<O, I> {
+pub enum Step<M: Model + ?Sized> {
     /// To its end.
-    Done(O),
+    Done(M::Output),
     /// This is left of it.
-    Rest(I),
+    Rest(M::Input),
 }
 
 /// A stopwatch for the two kinds of work, and the word that the work is still wanted.

@@ -305,13 +305,8 @@ impl Model for TextModel {
         advanced.into_iter().map(|text| text.map(Windows::output)).collect()
     }
 
-    fn step(
-        &self,
-        inputs: &[&TextInput],
-        units_max: u32,
-        watch: &mut Watch<'_>,
-    ) -> Vec<Result<Step<TextOutput, TextInput>, ItemError>> {
-        let end = |text: Windows, work| {
+    fn step(&self, inputs: &[&TextInput], units_max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<Self>, ItemError>> {
+        let end = |text: Windows, work| -> Step<Self> {
             if text.left().is_empty() {
                 Step::Done(text.output())
             } else {

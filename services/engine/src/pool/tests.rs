@@ -78,10 +78,12 @@ impl Model for Fake {
         answers
     }
 
-    fn step(&self, jobs: &[&Job], max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<u32, Job>, ItemError>> {
-        let step = |job: &Job, name| match job.act {
-            Act::Step if job.units > max => Step::Rest(Job { units: job.units - max, ..job.clone() }),
-            _ => Step::Done(name),
+    fn step(&self, jobs: &[&Job], max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<Self>, ItemError>> {
+        let step = |job: &Job, name| -> Step<Self> {
+            match job.act {
+                Act::Step if job.units > max => Step::Rest(Job { units: job.units - max, ..job.clone() }),
+                _ => Step::Done(name),
+            }
         };
         let answers = self.run(jobs, watch).into_iter().zip(jobs);
         answers.map(|(answer, job)| answer.map(|name| step(job, name))).collect()

@@ -24,9 +24,9 @@ struct Batch<M: Model> {
 }
 
 /// What running a batch gave.
-struct Outcome<O, I> {
+struct Outcome<M: Model> {
     /// One per input.
-    results: Vec<Result<Step<O, I>, ItemError>>,
+    results: Vec<Result<Step<M>, ItemError>>,
     /// Units of what is left of the inputs.
     left: u64,
     panicked: bool,
@@ -85,7 +85,7 @@ fn take<M: Model>(state: &mut State<M>, sharing: Sharing, now: Instant) -> Optio
 }
 
 /// Runs a batch, and parts of it again until it is known who failed.
-fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M::Output, M::Input> {
+fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M> {
     let chunks = batch.chunks.iter().map(|entry| &entry.item);
     let inputs: Vec<_> =
         chunks.flat_map(|chunk| chunk.inputs.iter().map(move |input| (&*chunk.ticket, input))).collect();
@@ -120,7 +120,7 @@ fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M::Output, M
 
 /// Gives every caller its part, and its share of the time by its share of the units. Chunks with what is left of their
 /// inputs come back.
-fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M::Output, M::Input>) -> Vec<(Place, Chunk<M>)> {
+fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<(Place, Chunk<M>)> {
     let Outcome { results, start, end, prepare, compute, .. } = outcome;
     let (mut results, mut rests) = (results.into_iter(), Vec::new());
     for Entry { place, units, item: Chunk { ticket, model, positions, .. } } in batch.chunks {
@@ -169,7 +169,7 @@ fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<(Place, Chunk<M>)>) {
 }
 
 /// Units that were computed. What the model guessed before it had seen the inputs may be less than what is left of them.
-fn worked<M: Model>(batch: &Batch<M>, outcome: &Outcome<M::Output, M::Input>, sharing: Sharing) -> u64 {
+fn worked<M: Model>(batch: &Batch<M>, outcome: &Outcome<M>, sharing: Sharing) -> u64 {
     let least = batch.units.min(u64::from(sharing.chunk_units_max));
     batch.units.saturating_sub(outcome.left).max(least)
 }

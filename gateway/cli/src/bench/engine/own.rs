@@ -8,8 +8,8 @@ use std::{
 use anyhow::{anyhow, bail};
 use engine::{
     Call as PoolCall, Compute, Content, DeviceChoice, Dimensions, ImageLimits, ImageModel, Lane, Model, ModelFiles,
-    Parts, PathChoice, Pool, PoolSettings, Precision, PrecisionChoice, ScoreMode, TextInput, TextLimits, TextModel, Tier,
-    Truncation, Watch, Work,
+    Parts, PathChoice, Pool, PoolSettings, Precision, PrecisionChoice, ScoreMode, TextInput, TextLimits, TextModel,
+    Tier, Truncation, Watch, Work,
 };
 use tokio::runtime::Runtime;
 
