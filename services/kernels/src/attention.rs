@@ -10,9 +10,9 @@ use std::{marker::PhantomData, ops::Range};
 
 use crate::{
     Cpu, Matrix, Precision, math,
-    memory::Block,
-    product::{ToBf16, ToF32},
-    simd::{Kernel, Simd, Strided},
+    memory::{Block, round_up, times},
+    product::To,
+    simd::{Kernel, Number, Simd, Strided},
     tile::{self, Bf16, Dot, F32, Finish, Operands},
 };
 
@@ -47,16 +47,20 @@ pub struct Scratch {
 
 impl Scratch {
     /// For texts of so many rows and heads of this width.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than there are addresses.
     #[must_use]
     pub fn new(rows: usize, width: usize) -> Self {
-        let rows = rows.next_multiple_of(PANEL_MAX);
+        let rows = round_up(rows, PANEL_MAX);
         Self {
             rows,
             width,
-            keys: Block::new(rows * width),
-            values: Block::new(rows.div_ceil(2) * width),
-            scores: Block::new(TILE_ROWS_MAX * (rows + GAP)),
-            rounded: Block::new(TILE_ROWS_MAX * (rows / 2 + GAP)),
+            keys: Block::new(times(rows, width)),
+            values: Block::new(times(rows.div_ceil(2), width)),
+            scores: Block::new(times(TILE_ROWS_MAX, rows + GAP)),
+            rounded: Block::new(times(TILE_ROWS_MAX, rows / 2 + GAP)),
         }
     }
 
@@ -76,69 +80,66 @@ impl Scratch {
 ///
 /// If the shapes do not fit, or a head's width is no multiple of 32.
 pub fn attend(cpu: Cpu, qkv: &Matrix, text: Range<usize>, heads: Heads, (out, scratch): (&mut Matrix, &mut Scratch)) {
-    let columns = heads.count * heads.width;
+    let columns = times(heads.count, heads.width);
     assert!(heads.width > 0 && heads.width.is_multiple_of(PANEL_MAX), "a head of {} columns", heads.width);
-    assert!(qkv.width() == 3 * columns && out.width() == columns, "{heads:?}");
+    assert!(qkv.width() == times(3, columns) && out.width() == columns, "{heads:?}");
     assert!(text.end <= qkv.rows() && text.end <= out.rows(), "rows {text:?}");
     if text.is_empty() {
         return;
     }
     scratch.reserve(text.len(), heads.width);
-    let stride = out.stride() * out.precision().values_per_word();
-    let (precision, words) = (out.precision(), out.words_mut());
-    match precision {
-        Precision::F32 => {
-            let to = |start| ToF32(Strided { start, stride });
-            let start: *mut f32 = words.as_mut_ptr().cast();
-            in_precision(cpu, qkv, text, heads, (scratch, |row, column| to(start.wrapping_add(row * stride + column))));
+    // SAFETY: the matrix has these rows of three times the heads' columns, `out` has them of the heads' columns, and the
+    // scratch has grown to the text.
+    unsafe {
+        match out.precision() {
+            Precision::F32 => in_precision(cpu, qkv, out.numbers_mut::<f32>(&text), heads, (text, scratch)),
+            Precision::Bf16 => in_precision(cpu, qkv, out.numbers_mut::<u16>(&text), heads, (text, scratch)),
+            Precision::Int8 => panic!("attention in int8"),
         }
-        Precision::Bf16 => {
-            let to = |start| ToBf16(Strided { start, stride });
-            let start: *mut u16 = words.as_mut_ptr().cast();
-            in_precision(cpu, qkv, text, heads, (scratch, |row, column| to(start.wrapping_add(row * stride + column))));
-        }
-        Precision::Int8 => panic!("attention in int8"),
     }
 }
 
-fn in_precision<O: Finish>(
+/// # Safety
+///
+/// What [`Attention`] says of them is so.
+unsafe fn in_precision<N: Number>(
     cpu: Cpu,
     qkv: &Matrix,
-    text: Range<usize>,
+    out: Strided<*mut N>,
     heads: Heads,
-    (scratch, out): (&mut Scratch, impl Fn(usize, usize) -> O),
+    (text, scratch): (Range<usize>, &mut Scratch),
 ) {
+    let (from, rows) = (qkv.words_of(&text), text.len());
     match qkv.precision() {
-        Precision::F32 => cpu.run(Attention { format: PhantomData::<InF32>, qkv, text, heads, scratch, out }),
-        Precision::Bf16 => cpu.run(Attention { format: PhantomData::<InBf16>, qkv, text, heads, scratch, out }),
+        Precision::F32 => cpu.run(Attention { format: PhantomData::<InF32>, qkv: from, rows, heads, scratch, out }),
+        Precision::Bf16 => cpu.run(Attention { format: PhantomData::<InBf16>, qkv: from, rows, heads, scratch, out }),
         Precision::Int8 => panic!("attention in int8"),
     }
 }
 
-/// `out` gives the place of a row and column.
-struct Attention<'a, T, O> {
+/// A text of so many rows: of the heads' queries, keys and values in words of the format, and of their columns in `out`.
+/// The scratch has room for it.
+struct Attention<'a, T, N> {
     format: PhantomData<T>,
-    qkv: &'a Matrix,
-    text: Range<usize>,
+    qkv: Strided<*const u32>,
+    rows: usize,
     heads: Heads,
     scratch: &'a mut Scratch,
-    out: O,
+    out: Strided<*mut N>,
 }
 
-impl<T: Format, O: Finish, P: Fn(usize, usize) -> O> Kernel for Attention<'_, T, P> {
+impl<T: Format, N: Number> Kernel for Attention<'_, T, N> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { qkv, text, heads, scratch, out, .. } = self;
-        let per_word = qkv.precision().values_per_word();
+        let Self { qkv, rows, heads, scratch, out, .. } = self;
         let columns = heads.count * heads.width;
-        let words = heads.width / per_word;
-        let rows = text.len();
+        let words = heads.width / T::PER_WORD;
         let panels = rows.next_multiple_of(2 * S::LANES);
         let at = |row: usize, column: usize| Strided {
-            start: qkv.words().as_ptr().wrapping_add(row * qkv.stride() + column / per_word),
-            stride: qkv.stride(),
+            start: qkv.start.add(row * qkv.stride + column / T::PER_WORD),
+            ..qkv
         };
         let mut workspace = Workspace {
             keys: scratch.keys.get_mut().as_mut_ptr(),
@@ -149,16 +150,16 @@ impl<T: Format, O: Finish, P: Fn(usize, usize) -> O> Kernel for Attention<'_, T,
         };
         for head in 0..heads.count {
             let column = head * heads.width;
-            transpose::<S>(at(text.start, columns + column), rows, words, workspace.keys);
-            let values = T::values::<S>(at(text.start, 2 * columns + column), rows, words, &workspace);
+            transpose::<S>(at(0, columns + column), rows, words, workspace.keys);
+            let values = T::values::<S>(at(0, 2 * columns + column), rows, words, &workspace);
             for (first, count) in tile::tiles(rows, S::TILE_ROWS) {
-                let queries = at(text.start + first, column);
+                let queries = at(first, column);
                 score::<S, T>((queries, count), words, panels, &workspace);
                 for row in 0..count {
                     workspace.inverses[row] = softmax::<S, T>(row, rows, panels, &workspace);
                 }
-                let out = out(text.start + first, column);
-                mix::<S, T, O>(count, rows, (values, heads.width), (&workspace, &out));
+                let out = To(Strided { start: out.start.add(first * out.stride + column), ..out });
+                mix::<S, T, To<N>>(count, rows, (values, heads.width), (&workspace, &out));
             }
         }
     }
@@ -180,8 +181,13 @@ struct Workspace {
 trait Format {
     type Dot: Dot;
     const DOT: Self::Dot;
+    const PER_WORD: usize;
 
     /// Puts the values so that a word holds those of as many rows as a word holds numbers.
+    ///
+    /// # Safety
+    ///
+    /// There are `rows` rows of so many words, whole vectors, and the workspace has room for them.
     unsafe fn values<S: Simd>(
         from: Strided<*const u32>,
         rows: usize,
@@ -190,10 +196,18 @@ trait Format {
     ) -> Strided<*const u32>;
 
     /// Takes a softmax's numbers, those from `column` on of a row.
+    ///
+    /// # Safety
+    ///
+    /// The workspace has the row and a vector of columns.
     unsafe fn keep<S: Simd>(row: usize, column: usize, values: S::V, to: &Workspace);
 
-    /// What `keep` has kept, and words of a row.
-    unsafe fn kept(rows: usize, in_: &Workspace) -> (Strided<*const u32>, usize);
+    /// What `keep` has kept of so many numbers a row, and words of a row.
+    ///
+    /// # Safety
+    ///
+    /// The workspace has room for them.
+    unsafe fn kept(rows: usize, workspace: &Workspace) -> (Strided<*const u32>, usize);
 }
 
 struct InF32;
@@ -202,6 +216,7 @@ struct InBf16;
 impl Format for InF32 {
     type Dot = F32;
     const DOT: F32 = F32;
+    const PER_WORD: usize = 1;
 
     #[inline(always)]
     unsafe fn values<S: Simd>(from: Strided<*const u32>, _: usize, _: usize, _: &Workspace) -> Strided<*const u32> {
@@ -214,14 +229,15 @@ impl Format for InF32 {
     }
 
     #[inline(always)]
-    unsafe fn kept(rows: usize, in_: &Workspace) -> (Strided<*const u32>, usize) {
-        (Strided { start: in_.scores.start.cast(), stride: in_.scores.stride }, rows)
+    unsafe fn kept(rows: usize, workspace: &Workspace) -> (Strided<*const u32>, usize) {
+        (Strided { start: workspace.scores.start.cast(), stride: workspace.scores.stride }, rows)
     }
 }
 
 impl Format for InBf16 {
     type Dot = Bf16;
     const DOT: Bf16 = Bf16;
+    const PER_WORD: usize = 2;
 
     /// Pairs of rows, word by word.
     #[inline(always)]
@@ -253,12 +269,16 @@ impl Format for InBf16 {
     }
 
     #[inline(always)]
-    unsafe fn kept(rows: usize, in_: &Workspace) -> (Strided<*const u32>, usize) {
-        (Strided { start: in_.rounded.start.cast(), stride: in_.rounded.stride }, rows.div_ceil(2))
+    unsafe fn kept(rows: usize, workspace: &Workspace) -> (Strided<*const u32>, usize) {
+        (Strided { start: workspace.rounded.start.cast(), stride: workspace.rounded.stride }, rows.div_ceil(2))
     }
 }
 
 /// Writes the keys as panels of two vectors' width; what is missing to the last one is zero.
+///
+/// # Safety
+///
+/// There are `rows` keys of so many words, whole vectors, and room for as many panels as they need.
 #[inline(always)]
 unsafe fn transpose<S: Simd>(keys: Strided<*const u32>, rows: usize, words: usize, panels: *mut u32) {
     let width = 2 * S::LANES;
@@ -273,6 +293,11 @@ unsafe fn transpose<S: Simd>(keys: Strided<*const u32>, rows: usize, words: usiz
 }
 
 /// The scores of a tile of queries.
+///
+/// # Safety
+///
+/// There are `count` queries of so many words; the workspace has keys up to `panels`, a multiple of two vectors, and room
+/// for as many scores.
 #[inline(always)]
 unsafe fn score<S: Simd, T: Format>(
     (queries, count): (Strided<*const u32>, usize),
@@ -280,7 +305,7 @@ unsafe fn score<S: Simd, T: Format>(
     panels: usize,
     workspace: &Workspace,
 ) {
-    let finish = ToF32(workspace.scores);
+    let finish = To(workspace.scores);
     let width = 2 * S::LANES;
     for column in (0..panels).step_by(width) {
         let start = workspace.keys.add(column * words).cast_const();
@@ -291,6 +316,10 @@ unsafe fn score<S: Simd, T: Format>(
 }
 
 /// Makes of a row's scores what the values are to be multiplied by; and one over their sum is yet to be multiplied.
+///
+/// # Safety
+///
+/// The workspace has the row, of `padded` scores, whole vectors.
 #[inline(always)]
 unsafe fn softmax<S: Simd, T: Format>(row: usize, length: usize, padded: usize, workspace: &Workspace) -> f32 {
     let scores = workspace.scores.start.add(row * workspace.scores.stride);
@@ -312,6 +341,11 @@ unsafe fn softmax<S: Simd, T: Format>(row: usize, length: usize, padded: usize, 
 }
 
 /// Multiplies the tile's weights by the values.
+///
+/// # Safety
+///
+/// The workspace keeps `count` rows of `rows` weights; the values are as many, as wide as `width`, a multiple of two
+/// vectors; and `out` may put values of so many rows and columns.
 #[inline(always)]
 unsafe fn mix<S: Simd, T: Format, O: Finish>(
     count: usize,

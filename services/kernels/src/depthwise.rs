@@ -6,12 +6,12 @@
 
 #![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "pointers into matrices, checked before")]
 
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
 use crate::{
     Cpu, Dense, Matrix, Precision, Reserve, Ring, math,
     memory::{Block, times},
-    simd::{Kernel, Simd, Strided},
+    simd::{Kernel, Number, Simd, Strided},
     tile,
 };
 
@@ -130,52 +130,42 @@ impl Depthwise {
             size.height,
             ring.come()
         );
-        match out.precision() {
-            Precision::F32 => self.by_window::<f32>(ring, outputs, out),
-            Precision::Bf16 => self.by_window::<u16>(ring, outputs, out),
-            Precision::Int8 => panic!("a convolution in int8"),
+        // SAFETY: the ring is one for this layer and has the lines, and `out` has the channels.
+        unsafe {
+            match out.precision() {
+                Precision::F32 => self.by_window::<f32>(ring, outputs, out),
+                Precision::Bf16 => self.by_window::<u16>(ring, outputs, out),
+                Precision::Int8 => panic!("a convolution in int8"),
+            }
         }
     }
 
-    fn by_window<T: Number>(&self, ring: &Ring, outputs: Range<usize>, out: &mut Matrix) {
-        let number = PhantomData::<T>;
+    /// # Panics
+    ///
+    /// If `out` has other numbers or too few rows.
+    ///
+    /// # Safety
+    ///
+    /// The ring has the layer's window and channels and all lines that these are made of, and `out` has its channels.
+    unsafe fn by_window<T: Number>(&self, ring: &Ring, outputs: Range<usize>, out: &mut Matrix) {
+        let out = out.numbers_mut::<T>(&(0..outputs.len() * self.window.places(ring.size().width)));
         match (self.window.side, self.window.stride) {
-            (3, 1) => self.cpu.run(Lines::<T, 3, 1> { layer: self, ring, outputs, out, number }),
-            (3, 2) => self.cpu.run(Lines::<T, 3, 2> { layer: self, ring, outputs, out, number }),
-            (5, 1) => self.cpu.run(Lines::<T, 5, 1> { layer: self, ring, outputs, out, number }),
-            (5, 2) => self.cpu.run(Lines::<T, 5, 2> { layer: self, ring, outputs, out, number }),
+            (3, 1) => self.cpu.run(Lines::<T, 3, 1> { layer: self, ring, outputs, out }),
+            (3, 2) => self.cpu.run(Lines::<T, 3, 2> { layer: self, ring, outputs, out }),
+            (5, 1) => self.cpu.run(Lines::<T, 5, 1> { layer: self, ring, outputs, out }),
+            (5, 2) => self.cpu.run(Lines::<T, 5, 2> { layer: self, ring, outputs, out }),
             (side, stride) => unreachable!("no window of {side} and {stride} is packed"),
         }
     }
 }
 
-/// A number of the output.
-trait Number: Sized {
-    unsafe fn store<S: Simd>(p: *mut Self, values: S::V);
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut f32, values: S::V) {
-        S::store(p, values);
-    }
-}
-
-/// bf16.
-impl Number for u16 {
-    #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut u16, values: S::V) {
-        S::store_bf16(p, values);
-    }
-}
-
-/// Some lines of output.
+/// Some lines of output, which the ring has all lines of; the layer's window is that of `SIDE` and `STRIDE`, and `out` has
+/// a row of its channels per pixel.
 struct Lines<'a, T, const SIDE: usize, const STRIDE: usize> {
     layer: &'a Depthwise,
     ring: &'a Ring,
     outputs: Range<usize>,
-    out: &'a mut Matrix,
-    number: PhantomData<T>,
+    out: Strided<*mut T>,
 }
 
 /// What the window sees of the ring, from the first pixel of a tile on: a pointer per line, null where the line lies
@@ -193,13 +183,10 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { layer, ring, outputs, out, .. } = self;
-        let (size, pixels) = (ring.size(), ring.pixels());
+        let Self { layer, ring, outputs, out } = self;
+        let (size, pixels) = (ring.size(), ring.pixels().numbers::<f32>(&(0..ring.pixels().rows())));
         let (top, width) = (layer.window.border(size.height).0, layer.window.places(size.width));
-        let (stride, line) = (pixels.stride(), ring.line());
-        let start: *const f32 = pixels.words().as_ptr().cast();
-        let out_stride = out.stride() * out.precision().values_per_word();
-        let out: *mut T = out.words_mut().as_mut_ptr().cast();
+        let line = ring.line();
         let (weights, bias) = (layer.weights.get::<f32>().as_ptr(), layer.bias.get::<f32>().as_ptr());
         // Block by block, so that the lines of one stay in the nearest cache from one line of output to the next.
         for channel in (0..layer.channels).step_by(S::LANES) {
@@ -209,13 +196,13 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
                 for (row, place) in lines.iter_mut().enumerate() {
                     let row = output * STRIDE + row;
                     if (top..top + size.height).contains(&row) {
-                        *place = start.add(row % ring.lines() * line + channel);
+                        *place = pixels.start.add(row % ring.lines() * line + channel);
                     }
                 }
-                let field = Field { lines, stride, weights, bias: bias.add(channel) };
-                let out = out.add(number * width * out_stride + channel);
+                let field = Field { lines, stride: pixels.stride, weights, bias: bias.add(channel) };
+                let line_out = out.start.add(number * width * out.stride + channel);
                 for (first, count) in tile::tiles(width, S::TILE_ROWS) {
-                    let out = Strided { start: out.add(first * out_stride), stride: out_stride };
+                    let out = Strided { start: line_out.add(first * out.stride), ..out };
                     convolve::<S, T, SIDE, STRIDE>(&field, first, count, out);
                 }
             }
@@ -223,6 +210,11 @@ impl<T: Number, const SIDE: usize, const STRIDE: usize> Kernel for Lines<'_, T, 
     }
 }
 
+/// `count` neighbouring pixels.
+///
+/// # Safety
+///
+/// That of [`pixels`].
 #[inline(always)]
 unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
     field: &Field<SIDE>,
@@ -243,7 +235,12 @@ unsafe fn convolve<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize>(
     }
 }
 
-/// A vector of channels of `COUNT` neighbouring pixels.
+/// A vector of channels of `COUNT` neighbouring pixels, from the `first` of a line on.
+///
+/// # Safety
+///
+/// The lines of the field that are not null have all pixels that the windows see, its weights and bias are those of a
+/// vector of channels, and `out` has the pixels.
 #[inline(always)]
 unsafe fn pixels<S: Simd, T: Number, const SIDE: usize, const STRIDE: usize, const COUNT: usize>(
     field: &Field<SIDE>,

@@ -5,6 +5,8 @@
 //! runs is decided when the process starts. Results depend on the tier and the [`Precision`], and on nothing else: not on
 //! what is computed beside them, nor on how many threads there are.
 
+#![warn(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+
 mod activation;
 mod attention;
 mod depthwise;

@@ -1,8 +1,11 @@
 //! Rows of activations.
 
+use std::ops::Range;
+
 use crate::{
     Precision, Reserve,
     memory::{Block, round_up, times},
+    simd::{Number, Strided},
 };
 
 /// Words that no row uses, so that rows of a power of two do not all fall on the same lines of a cache.
@@ -124,6 +127,44 @@ impl Matrix {
         assert_eq!(self.precision, Precision::F32, "rows of f32 are lent, and no others");
         assert!(row < self.rows, "row {row} of {}", self.rows);
         &mut self.block.get_mut()[row * self.stride..][..self.width]
+    }
+
+    /// The words of these rows, for a kernel to read: of each row as many as its numbers take, rounded up to vectors of 16.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not there.
+    pub(crate) fn words_of(&self, rows: &Range<usize>) -> Strided<*const u32> {
+        self.check(rows);
+        Strided { start: self.words()[rows.start * self.stride..].as_ptr(), stride: self.stride }
+    }
+
+    /// The numbers of these rows, for a kernel to read: of each row as many as its columns, rounded up to vectors of 16.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not there, or of another format.
+    pub(crate) fn numbers<T: Number>(&self, rows: &Range<usize>) -> Strided<*const T> {
+        self.check(rows);
+        assert_eq!(self.precision, T::PRECISION, "format of the numbers");
+        let stride = self.stride * self.precision.values_per_word();
+        Strided { start: self.block.get::<T>()[rows.start * stride..].as_ptr(), stride }
+    }
+
+    /// The numbers of these rows, for a kernel to write: as many as it may read.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not there, or of another format.
+    pub(crate) fn numbers_mut<T: Number>(&mut self, rows: &Range<usize>) -> Strided<*mut T> {
+        self.check(rows);
+        assert_eq!(self.precision, T::PRECISION, "format of the numbers");
+        let stride = self.stride * self.precision.values_per_word();
+        Strided { start: self.block.get_mut::<T>()[rows.start * stride..].as_mut_ptr(), stride }
+    }
+
+    fn check(&self, rows: &Range<usize>) {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
     }
 
     /// Words from one row to the next.

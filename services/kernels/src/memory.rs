@@ -180,7 +180,7 @@ fn advise_huge(start: NonNull<u8>, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Matrix, Precision};
+    use crate::{Matrix, Precision, Scratch};
 
     #[test]
     fn blocks_are_zeroed_aligned_and_apart() {
@@ -199,11 +199,12 @@ mod tests {
 
     #[test]
     fn shapes_beyond_the_address_space_are_refused() {
-        let attempts: [fn(); 4] = [
+        let attempts: [fn(); 5] = [
             || drop(Reserve::new(usize::MAX)),
             || drop(Block::new(1 << 62)),
             || drop(Matrix::zeros(Precision::F32, 1 << 57, 16)),
             || drop(Matrix::zeros(Precision::F32, 1, usize::MAX)),
+            || drop(Scratch::new(usize::MAX, 32)),
         ];
         for (number, attempt) in attempts.into_iter().enumerate() {
             assert!(std::panic::catch_unwind(attempt).is_err(), "attempt {number}");

@@ -1,11 +1,22 @@
 //! What the kernels compute, in f64 and one number at a time: what their tests compare with.
 
+use std::{io::Write, sync::Once};
+
 use proptest::prelude::*;
 
-use crate::{Cpu, Matrix, Precision, Tier, weights::narrow};
+use crate::{Cpu, Matrix, Precision, Reserve, Tier, weights::narrow};
 
-/// All tiers that this CPU has.
+/// All tiers that this CPU has. Says once which were not to be had: what is not tested should be seen.
 pub(crate) fn cpus() -> Vec<Cpu> {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let names = |available: bool| {
+            let tiers = Tier::ALL.into_iter().filter(|tier| tier.is_available() == available);
+            tiers.map(Tier::as_str).collect::<Vec<_>>().join(" ")
+        };
+        // Not by a macro, whose output the harness keeps to itself.
+        let _ = writeln!(std::io::stderr(), "tiers: {}; not on this CPU: {}", names(true), names(false));
+    });
     Tier::ALL.into_iter().filter_map(Cpu::with).collect()
 }
 
@@ -29,19 +40,47 @@ pub(crate) fn bf16(x: f32) -> f32 {
     f32::from_bits(u32::from(narrow(x)) << 16)
 }
 
-/// A matrix of these rows, as a norm's copy would be.
+/// Rows of zeros, each right behind the other where the format allows that, and in an allocation of their own: an address
+/// sanitizer sees what goes beyond the last one.
+pub(crate) fn zeros(precision: Precision, rows: usize, width: usize) -> Matrix {
+    match precision {
+        Precision::Int8 => Matrix::zeros(precision, rows, width),
+        _ => Matrix::pixels(precision, rows, width, &mut Reserve::new(0)),
+    }
+}
+
+/// A matrix of these rows, of any width, as a norm's copy would be.
 pub(crate) fn matrix(cpu: Cpu, precision: Precision, width: usize, values: &[f32]) -> Matrix {
     let rows = values.len() / width;
-    let mut exact = Matrix::zeros(Precision::F32, rows, width);
+    let padded = width.next_multiple_of(16);
+    let mut exact = zeros(Precision::F32, rows, if precision == Precision::F32 { width } else { padded });
     for (row, values) in values.chunks_exact(width).enumerate() {
-        exact.row_mut(row).copy_from_slice(values);
+        exact.row_mut(row)[..width].copy_from_slice(values);
     }
     if precision == Precision::F32 {
         return exact;
     }
-    let mut rounded = Matrix::zeros(precision, rows, width);
+    // Only whole vectors are rounded. The zeros behind a row are not told from what is exact: see `ToInt8`.
+    let mut rounded = zeros(precision, rows, padded);
     crate::round(cpu, &exact, 0..rows, (&mut rounded, 0));
-    rounded
+    if width == padded { rounded } else { copied(&rounded, zeros(precision, rows, width)) }
+}
+
+/// The same numbers, with gaps between the rows.
+pub(crate) fn with_gaps(matrix: &Matrix) -> Matrix {
+    copied(matrix, Matrix::zeros(matrix.precision(), matrix.rows(), matrix.width()))
+}
+
+/// The numbers of the first columns of a matrix.
+fn copied(from: &Matrix, mut to: Matrix) -> Matrix {
+    let (from_stride, to_stride) = (from.stride(), to.stride());
+    let words = to.width().div_ceil(to.precision().values_per_word());
+    for row in 0..to.rows() {
+        let to = &mut to.words_mut()[row * to_stride..][..words];
+        to.copy_from_slice(&from.words()[row * from_stride..][..words]);
+    }
+    (to.scales, to.zeros) = (from.scales.clone(), from.zeros.clone());
+    to
 }
 
 /// The numbers that a matrix holds, row by row.

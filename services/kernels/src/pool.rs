@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::{
     Cpu, Matrix, Precision,
-    simd::{Kernel, Simd},
+    simd::{Kernel, Number, Simd, Strided},
 };
 
 /// Writes the mean of these rows, column by column.
@@ -15,39 +15,37 @@ use crate::{
 ///
 /// If the rows are not there, none or bytes, or `out` has not as many numbers as there are columns, a multiple of 16.
 pub fn average(cpu: Cpu, x: &Matrix, rows: Range<usize>, out: &mut [f32]) {
-    assert!(rows.start < rows.end && rows.end <= x.rows(), "rows {rows:?} of {}", x.rows());
+    assert!(!rows.is_empty(), "the mean of no rows");
     assert!(out.len() == x.width() && out.len().is_multiple_of(16), "{} means of {}", out.len(), x.width());
-    assert_ne!(x.precision(), Precision::Int8, "bytes have a scale");
-    cpu.run(Means { x, rows, out });
+    let count = rows.len();
+    match x.precision() {
+        // SAFETY: the rows are there and as wide as the means, in whole vectors.
+        Precision::F32 => unsafe { cpu.run(Means { rows: x.numbers::<f32>(&rows), count, out }) },
+        // SAFETY: as above.
+        Precision::Bf16 => unsafe { cpu.run(Means { rows: x.numbers::<u16>(&rows), count, out }) },
+        Precision::Int8 => panic!("bytes have a scale"),
+    }
 }
 
-struct Means<'a> {
-    x: &'a Matrix,
-    rows: Range<usize>,
+/// `count` rows, as wide as `out`, which is whole vectors.
+struct Means<'a, T> {
+    rows: Strided<*const T>,
+    count: usize,
     out: &'a mut [f32],
 }
 
-impl Kernel for Means<'_> {
+impl<T: Number> Kernel for Means<'_, T> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { x, rows, out } = self;
-        let (count, stride) = (S::splat(rows.len() as f32), x.stride());
-        let first = x.words()[rows.start * stride..].as_ptr();
+        let Self { rows, count, out } = self;
         for column in (0..out.len()).step_by(S::LANES) {
             let mut sum = S::splat(0.0);
-            for row in 0..rows.len() {
-                let words = first.add(row * stride);
-                sum = S::add(
-                    sum,
-                    match x.precision() {
-                        Precision::F32 => S::load(words.cast::<f32>().add(column)),
-                        _ => S::load_bf16(words.cast::<u16>().add(column)),
-                    },
-                );
+            for row in 0..count {
+                sum = S::add(sum, T::load::<S>(rows.start.add(row * rows.stride + column)));
             }
-            S::store(out.as_mut_ptr().add(column), S::div(sum, count));
+            S::store(out.as_mut_ptr().add(column), S::div(sum, S::splat(count as f32)));
         }
     }
 }

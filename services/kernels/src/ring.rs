@@ -12,7 +12,7 @@
 use crate::{
     Depthwise, Matrix, Precision, Reserve, Weights, Window,
     memory::{round_up, times},
-    product::{self, Clipped, ToF32},
+    product::{self, Applied, Relu6, To},
     simd::{Simd, Strided},
     tile::Finish,
 };
@@ -132,9 +132,12 @@ impl Ring {
         assert_eq!(shapes, (weights.precision(), weights.inputs(), weights.outputs()), "precision, inputs and outputs");
         self.place(lines);
         let (bias, places) = (weights.bias().as_ptr(), self.places.as_ptr());
+        let pixels = self.pixels.numbers_mut::<f32>(&(0..self.pixels.rows()));
         // Places are of numbers and not of rows.
-        let out = ToF32(Strided { start: self.pixels.words_mut().as_mut_ptr().cast(), stride: 1 });
-        product::by_precision(input, rows, weights, Clipped { out: Scattered { out, places }, bias });
+        let out = Scattered { out: To(Strided { stride: 1, ..pixels }), places };
+        // SAFETY: the input has the weights' precision and width. There is a place for every row: that of a pixel of the
+        // ring, which has the weights' outputs in whole vectors.
+        unsafe { product::by_precision(input, rows, weights, Applied { out, bias, function: Relu6 }) };
         self.come += lines;
     }
 
@@ -190,9 +193,9 @@ fn line(window: Window, size: Size) -> usize {
     size.width.saturating_add(left + right)
 }
 
-/// Puts each row where its place is.
+/// Puts each row where its place is: there is one for every row.
 struct Scattered {
-    out: ToF32,
+    out: To<f32>,
     places: *const u32,
 }
 

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "instructions that not every CPU has")]
 
-use crate::Tier;
+use crate::{Precision, Tier, memory::Plain};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -22,9 +22,11 @@ pub struct Cpu(Tier);
 pub(crate) trait Kernel {
     type Output;
 
+    /// To be implemented `inline(always)`.
+    ///
     /// # Safety
     ///
-    /// The instructions of `S` are there. To be implemented `inline(always)`.
+    /// The instructions of `S` are there, and what the kernel's type says of its pointers and shapes is so.
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
@@ -34,6 +36,7 @@ pub(crate) trait Kernel {
 ///
 /// All functions need the instructions of the tier. Those with pointers read or write [`Self::LANES`] values there
 /// (words, if not said otherwise), aligned as their type is.
+#[expect(clippy::missing_safety_doc, reason = "one contract for all functions")]
 pub(crate) trait Simd: Copy {
     /// Values in a vector.
     const LANES: usize;
@@ -90,12 +93,60 @@ pub(crate) trait Simd: Copy {
     unsafe fn prefetch(p: *const u32);
 }
 
-/// Rows in memory.
+/// Rows in memory: those of a matrix come from [`crate::Matrix::words_of`], [`crate::Matrix::numbers`] and
+/// [`crate::Matrix::numbers_mut`], which check them. Nothing here knows how many there are.
 #[derive(Clone, Copy)]
 pub(crate) struct Strided<P> {
     pub(crate) start: P,
     /// From one row to the next, in elements.
     pub(crate) stride: usize,
+}
+
+/// A number as it lies in memory: an f32, or the bits of a bf16.
+pub(crate) trait Number: Plain {
+    const PRECISION: Precision;
+
+    /// # Safety
+    ///
+    /// That of [`Simd`]: as many numbers as lanes are read.
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+
+    /// # Safety
+    ///
+    /// That of [`Simd`]: as many numbers as lanes are written.
+    unsafe fn store<S: Simd>(p: *mut Self, x: S::V);
+}
+
+impl Number for f32 {
+    const PRECISION: Precision = Precision::F32;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const f32) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut f32, x: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store(p, x) }
+    }
+}
+
+impl Number for u16 {
+    const PRECISION: Precision = Precision::Bf16;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut u16, x: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store_bf16(p, x) }
+    }
 }
 
 // === impl Cpu ===
@@ -130,8 +181,13 @@ impl Cpu {
         }
     }
 
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: a value of this type exists only for a tier that the CPU has.
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    ///
+    /// What the kernel's type says of its pointers and shapes is so.
+    pub(crate) unsafe fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: a value of this type exists only for a tier that the CPU has; the rest is the caller's promise.
         unsafe {
             match self.0 {
                 #[cfg(target_arch = "x86_64")]

@@ -12,21 +12,32 @@ const CACHE_LINE_WORDS: usize = 16;
 
 /// Multiplies and adds the values of words, and makes f32 of the sums.
 pub(crate) trait Dot {
+    /// # Safety
+    ///
+    /// That of [`Simd`].
     unsafe fn add<S: Simd>(sum: S::V, a: S::V, b: S::V) -> S::V;
 
     /// The value of the sums of a row, whose first column is `column`.
+    ///
+    /// # Safety
+    ///
+    /// That of [`Simd`], and this has what it needs of the row and of a vector of columns.
     unsafe fn value<S: Simd>(&self, row: usize, column: usize, sum: S::V) -> S::V;
 }
 
 /// Takes the values of a row that begin at `column`, and puts them where they belong.
 pub(crate) trait Finish {
+    /// # Safety
+    ///
+    /// That of [`Simd`], and there is a place for a vector of values of this row and column.
     unsafe fn put<S: Simd>(&self, row: usize, column: usize, values: S::V);
 }
 
 pub(crate) struct F32;
 pub(crate) struct Bf16;
 
-/// Sums of u8 by i8. A row's u8 mean scale x (u8 - zero), a column's i8 mean scale x i8.
+/// Sums of u8 by i8. A row's u8 mean scale x (u8 - zero), a column's i8 mean scale x i8. Of rows there are as many as are
+/// multiplied, of columns whole vectors.
 pub(crate) struct Int8 {
     pub(crate) row_scales: *const f32,
     pub(crate) row_zeros: *const f32,
@@ -96,7 +107,8 @@ impl Dot for Int8 {
 ///
 /// # Safety
 ///
-/// The rows have the words, the panel has as many lines, and `finish` may put values of these rows and columns.
+/// There are `count` rows that have the words, the panel has as many lines of so many vectors, and `dot` and `finish` take
+/// values of these rows and columns, counted from `at` on.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, D: Dot, F: Finish, const VECTORS: usize>(
     operands: &Operands,
@@ -117,6 +129,11 @@ pub(crate) unsafe fn multiply<S: Simd, D: Dot, F: Finish, const VECTORS: usize>(
     }
 }
 
+/// `ROWS` rows by a panel.
+///
+/// # Safety
+///
+/// That of [`multiply`].
 #[inline(always)]
 unsafe fn tile<S: Simd, D: Dot, F: Finish, const ROWS: usize, const VECTORS: usize>(
     operands: &Operands,
@@ -124,9 +141,9 @@ unsafe fn tile<S: Simd, D: Dot, F: Finish, const ROWS: usize, const VECTORS: usi
     dot: &D,
     finish: &F,
 ) {
-    // Not compiled where registers would not do.
+    // Not compiled where registers would not do, and not called there.
     if ROWS > S::TILE_ROWS {
-        return;
+        unreachable!("{ROWS} rows in a tier of {}", S::TILE_ROWS);
     }
     let Operands { rows, words, panel, next } = *operands;
     let mut sums = [[S::splat(0.0); VECTORS]; ROWS];

@@ -173,6 +173,7 @@ fn bf16_word(pair: &[f32]) -> u32 {
 }
 
 /// Rounds to bf16, ties to even. What is not a number stays none.
+#[inline]
 pub(crate) fn narrow(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = if x.is_nan() { bits | 1 << 22 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) };

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::naive::{assert_near, cpus, matrix, noise, read};
+use crate::naive::{assert_near, cpus, matrix, noise, read, zeros};
 
 /// Attention of one text, in f64 over what the matrix holds.
 fn expected(qkv: &[f32], heads: Heads) -> Vec<f64> {
@@ -35,7 +35,7 @@ fn check(rows: usize, heads: Heads, seed: u64) {
             let expected = expected(&read(&qkv), heads);
             let mut scratch = Scratch::new(1, 32);
             for out in [Precision::F32, Precision::Bf16] {
-                let mut out = Matrix::zeros(out, rows, columns);
+                let mut out = zeros(out, rows, columns);
                 attend(cpu, &qkv, 0..rows, heads, (&mut out, &mut scratch));
                 let tolerance = if out.precision() == Precision::Bf16 { 0.01 } else { tolerance };
                 assert_near(&read(&out), &expected, tolerance, &format!("{} {precision} {rows} {heads:?}", cpu.tier()));
@@ -81,7 +81,7 @@ fn long_texts_and_large_scores_are_no_exception() {
     let values: Vec<f32> = noise(20 * 96, 7).iter().map(|x| x * 20.0).collect();
     for cpu in cpus() {
         let qkv = matrix(cpu, Precision::F32, 96, &values);
-        let mut out = Matrix::zeros(Precision::F32, 20, 32);
+        let mut out = zeros(Precision::F32, 20, 32);
         attend(cpu, &qkv, 0..20, heads, (&mut out, &mut Scratch::new(20, 32)));
         assert!(read(&out).iter().all(|x| x.is_finite() && x.abs() <= 20.0));
     }
@@ -96,10 +96,18 @@ fn what_is_not_a_number_is_not_lost() {
         for cpu in cpus() {
             for precision in [Precision::F32, Precision::Bf16] {
                 let qkv = matrix(cpu, precision, 96, &values);
-                let mut out = Matrix::zeros(Precision::F32, 20, 32);
+                let mut out = zeros(Precision::F32, 20, 32);
                 attend(cpu, &qkv, 0..20, heads, (&mut out, &mut Scratch::new(20, 32)));
                 assert!(out.row(3).iter().any(|x| x.is_nan()), "{} {precision} {poisoned}", cpu.tier());
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "less than the address space")]
+fn heads_beyond_the_address_space_are_refused() {
+    let (qkv, mut out) = (zeros(Precision::F32, 1, 0), zeros(Precision::F32, 1, 0));
+    let heads = Heads { count: 1 << 59, width: 32 };
+    attend(Cpu::best(), &qkv, 0..1, heads, (&mut out, &mut Scratch::new(1, 32)));
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::naive::{assert_near, cpus, matrix, noise, numbers, read};
+use crate::naive::{assert_near, cpus, matrix, noise, numbers, read, with_gaps, zeros};
 
 fn expected(values: &[f32], scale: &[f32], shift: &[f32], epsilon: f64) -> Vec<f64> {
     let row = |row: &[f32]| {
@@ -35,12 +35,12 @@ proptest! {
             assert_near(&read(&x), &expected, 1e-5, &what);
 
             let mut again = matrix(cpu, Precision::F32, width, &values);
-            let mut copy = Matrix::zeros(Precision::Bf16, rows, width);
+            let mut copy = zeros(Precision::Bf16, rows, width);
             norm.apply(cpu, &mut again, 0..rows, Copied::Bf16(&mut copy));
             prop_assert_eq!(read(&again), read(&x));
             prop_assert_eq!(read(&copy), read(&x).iter().map(|x| crate::naive::bf16(*x)).collect::<Vec<_>>());
 
-            let mut again = matrix(cpu, Precision::F32, width, &values);
+            let mut again = with_gaps(&matrix(cpu, Precision::F32, width, &values));
             let mut copy = Matrix::zeros(Precision::Int8, rows, width);
             norm.apply(cpu, &mut again, 0..rows, Copied::Int8(&mut copy, &factors));
             for row in 0..rows {

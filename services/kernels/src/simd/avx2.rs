@@ -2,7 +2,12 @@
 //!
 //! The contract of every function is that of [`Simd`]; each is an instruction, or a few.
 
-#![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "instructions that not every CPU has, and pointers to vectors")]
+#![expect(
+    unsafe_code,
+    unsafe_op_in_unsafe_fn,
+    clippy::missing_safety_doc,
+    reason = "instructions that not every CPU has, and pointers to vectors"
+)]
 
 use std::arch::x86_64::*;
 

@@ -2,9 +2,10 @@
 //!
 //! The contract of every function is that of [`Simd`]; each is an instruction, or a few.
 
-#![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "instructions that not every CPU has, and pointers to vectors")]
+#![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "pointers to vectors, under the contract of Simd")]
 
 use super::{Simd, Strided};
+use crate::weights::narrow;
 
 const LANES: usize = 8;
 
@@ -23,13 +24,6 @@ fn zip(a: V, b: V, join: impl Fn(f32, f32) -> f32) -> V {
 fn fold(x: V, join: impl Fn(f32, f32) -> f32) -> f32 {
     let four: [f32; 4] = std::array::from_fn(|i| join(x[i], x[i + 4]));
     join(join(four[0], four[2]), join(four[1], four[3]))
-}
-
-/// Rounds to bf16, ties to even. What is not a number stays none.
-fn narrow(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = if x.is_nan() { bits | 1 << 22 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) };
-    (rounded >> 16) as u16
 }
 
 impl Simd for Portable {
