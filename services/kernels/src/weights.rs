@@ -94,15 +94,19 @@ impl Weights {
             true => 1.0,
             false => f32::NAN,
         };
-        let integer = |x: &f32| (x / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
-        self.scales.get_mut()[output] = scale;
-        self.sums.get_mut()[output] = row.iter().map(|x| f32::from(integer(x))).sum::<f32>();
+        let mut sum = 0.0;
         let word = |values: &[f32]| {
             let mut bytes = [0; 4];
-            bytes.iter_mut().zip(values).for_each(|(byte, x)| *byte = integer(x).cast_unsigned());
+            for (byte, x) in bytes.iter_mut().zip(values) {
+                let integer = nearest_even(x / scale).clamp(-127.0, 127.0) as i8;
+                sum += f32::from(integer);
+                *byte = integer.cast_unsigned();
+            }
             u32::from_le_bytes(bytes)
         };
         self.place(output, row.chunks(4).map(word));
+        self.scales.get_mut()[output] = scale;
+        self.sums.get_mut()[output] = sum;
     }
 
     fn place(&mut self, output: usize, words: impl Iterator<Item = u32>) {
@@ -165,6 +169,14 @@ impl Weights {
     pub(crate) fn sums(&self) -> &[f32] {
         self.sums.get()
     }
+}
+
+/// Rounds what is below 2^22, ties to even: beside 1.5 x 2^23 there is no room for a fraction. For `round_ties_even` the
+/// compiler calls a function, since this code is compiled for any CPU.
+#[inline]
+fn nearest_even(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
 }
 
 fn bf16_word(pair: &[f32]) -> u32 {
