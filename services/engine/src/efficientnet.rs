@@ -17,8 +17,6 @@ use crate::compute::{ComputePath, Plan};
 
 mod folded;
 mod fused;
-#[cfg(test)]
-pub(crate) mod seeded;
 mod stock;
 
 /// Components of the pooled features.

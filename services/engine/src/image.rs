@@ -266,10 +266,7 @@ mod tests {
         samples::{LIMITS, encoded, photo, recipe},
         *,
     };
-    use crate::{
-        ComputePath, DeviceChoice, Manifest,
-        efficientnet::{LITE0, seeded::Seeded},
-    };
+    use crate::{ComputePath, DeviceChoice, Manifest, efficientnet::LITE0, seeded::Seeded};
 
     fn model() -> ImageModel {
         model_with(recipe())

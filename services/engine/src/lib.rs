@@ -19,6 +19,8 @@ mod parts;
 pub mod pool;
 pub mod quantize;
 mod revision;
+#[cfg(test)]
+mod seeded;
 pub mod store;
 pub mod text;
 mod tokenize;

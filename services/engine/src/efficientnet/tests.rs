@@ -2,8 +2,9 @@ use std::cell::Cell;
 
 use kernels::Tier;
 
-use super::{seeded::Seeded, *};
+use super::*;
 use crate::DeviceChoice;
+use crate::seeded::Seeded;
 
 /// The published normalisation.
 fn numbers() -> Numbers {

@@ -1,40 +1,13 @@
 //! Texts together, padded and masked as on a GPU, against texts one by one.
 
-use candle_core::Shape;
-use candle_nn::{Init, VarMap, var_builder::SimpleBackend};
+use candle_nn::VarMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::seeded::Seeded;
 
 const HIDDEN: usize = 16;
 const WORDS: usize = 50;
-
-/// A checkpoint that has every tensor, with numbers that look random and depend on its name only.
-struct MadeUp;
-
-impl SimpleBackend for MadeUp {
-    fn get(&self, shape: Shape, name: &str, _: Init, _: DType, device: &Device) -> Result<Tensor> {
-        let (middle, spread) = match shape.dims() {
-            [_, inputs] => (0.0, 1.5 / (*inputs as f32).sqrt()),
-            _ if name.ends_with("weight") => (1.0, 0.3),
-            _ => (0.0, 0.3),
-        };
-        let mut state = name.bytes().fold(7_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-        let next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            middle + spread * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        Tensor::from_vec(std::iter::repeat_with(next).take(shape.elem_count()).collect(), shape, device)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        candle_core::bail!("{name} without a shape")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
-}
 
 fn config(model_type: &str) -> Value {
     json!({
@@ -49,7 +22,7 @@ fn config(model_type: &str) -> Value {
 /// The same made-up weights in both companies.
 fn both(config: &Value) -> [Stock; 2] {
     let config = Config::parse(config.to_string().as_bytes()).unwrap();
-    let builder = VarBuilder::from_backend(Box::new(MadeUp), DType::F32, Device::Cpu);
+    let builder = Seeded::builder();
     [Company::Alone, Company::Padded].map(|company| Stock::read(&config, &builder, company).unwrap())
 }
 
