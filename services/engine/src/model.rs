@@ -27,8 +27,8 @@ pub trait Model: Send + Sync + 'static {
     /// the result any more.
     fn run(&self, inputs: &[&Self::Input], watch: &mut Watch<'_>) -> Vec<Result<Self::Output, ItemError>>;
 
-    /// The same in steps, if an input can be put aside half-way: what would be more than `units_max` at once may come back
-    /// as what is left of it. The results are those of [`Self::run`].
+    /// The same in steps, if an input can be put aside: what would be more than `units_max` at once may come back as what
+    /// is left of it. Something is always computed. The results are those of [`Self::run`].
     ///
     /// Unless a model says otherwise all is one step.
     fn step(
@@ -47,6 +47,8 @@ pub enum Step<M: Model + ?Sized> {
     Done(M::Output),
     /// This is left of it.
     Rest(M::Input),
+    /// Not at all: others took the room. It comes back prepared, and as urgent as it was.
+    Later(M::Input),
 }
 
 /// A stopwatch for the two kinds of work, and the word that the work is still wanted.

@@ -48,8 +48,9 @@ const WORKERS_MAX: usize = 1024;
 /// more for each seven of those first chunks: however large the other calls are, and however much bulk work there is. It
 /// may share its own chunk with other short calls that wait, on a device with anything that waits. A chunk has
 /// [`PoolSettings::chunk_units_max`] units by the model's estimate; an input that is larger is one, unless the model
-/// computes it in steps ([`Model::step`]), as texts of several windows are: each step then counts as a chunk. So the longest
-/// chunk is what a model takes at once: one image, or [`crate::ModelInfo::max_input_tokens`] and the tokenizing of a text.
+/// computes it in steps ([`Model::step`]), as texts of several windows are, and texts of more tokens than was guessed: each
+/// step then counts as a chunk. So the longest chunk is what a model takes at once: one image, or the tokenizing of
+/// texts and half as many tokens again as `chunk_units_max`, at least [`crate::ModelInfo::max_input_tokens`].
 ///
 /// A large call gets all that short ones leave, and at least every eighth chunk once it is the oldest: a chunk that finds
 /// n others in the queue is taken after at most 8 n + 7, whatever comes later, and after 8 more for each step of an older
@@ -246,9 +247,9 @@ impl<M: Model> Pool<M> {
         if chunks.is_empty() {
             return Ok(ticket.take(units));
         }
+        self.admit(model, inputs, Admission { ticket: &ticket, entry, item_units, chunks })?;
         // From here on whoever drops the future, late or not, takes the call out of the queue.
         let _abandon = AbandonOnDrop { shared: &self.shared, ticket: &ticket };
-        self.admit(model, inputs, Admission { ticket: &ticket, entry, item_units, chunks })?;
         match call.deadline {
             None => ticket.finished().await,
             Some(deadline) => {

@@ -228,12 +228,17 @@ impl TextModel {
         }
     }
 
-    /// Computes of each text a window more, and of the first ones so many more that all are at most `units_max` tokens.
-    fn advance(&self, inputs: &[&TextInput], units_max: u32, watch: &mut Watch<'_>) -> Vec<Result<Windows, ItemError>> {
-        let (mut joined, mut room) = (Joined::default(), units_max as usize);
+    /// Computes windows of the texts, at most so many tokens unless it is one window, and says of how many each is further.
+    fn advance(
+        &self,
+        inputs: &[&TextInput],
+        most: usize,
+        watch: &mut Watch<'_>,
+    ) -> Vec<Result<(Windows, usize), ItemError>> {
+        let mut joined = Joined::default();
         let mut begin = |input: &TextInput| -> Result<(Windows, usize), ItemError> {
             let text = self.windows(input)?;
-            let next = text.next(&mut room);
+            let next = text.next(joined.tokens(), most);
             let count = next.len();
             next.iter().for_each(|window| joined.push(window));
             Ok((text, count))
@@ -258,7 +263,7 @@ impl TextModel {
                 encoded.clone()?;
             }
             text.add(finished.by_ref().take(count).collect())?;
-            Ok(text)
+            Ok((text, count))
         });
         let advanced = advanced.collect();
         watch.computed();
@@ -301,20 +306,22 @@ impl Model for TextModel {
     }
 
     fn run(&self, inputs: &[&TextInput], watch: &mut Watch<'_>) -> Vec<Result<TextOutput, ItemError>> {
-        let advanced = self.advance(inputs, u32::MAX, watch);
-        advanced.into_iter().map(|text| text.map(Windows::output)).collect()
+        let advanced = self.advance(inputs, usize::MAX, watch);
+        advanced.into_iter().map(|text| text.map(|(text, _)| text.output())).collect()
     }
 
     fn step(&self, inputs: &[&TextInput], units_max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<Self>, ItemError>> {
-        let end = |text: Windows, work| -> Step<Self> {
+        let end = |text: Windows, count, work| -> Step<Self> {
             if text.left().is_empty() {
-                Step::Done(text.output())
-            } else {
-                Step::Rest(TextInput { content: Content::Rest(text), work })
+                return Step::Done(text.output());
             }
+            let rest = TextInput { content: Content::Rest(text), work };
+            if count > 0 { Step::Rest(rest) } else { Step::Later(rest) }
         };
-        let advanced = self.advance(inputs, units_max, watch).into_iter().zip(inputs);
-        advanced.map(|(text, input)| text.map(|text| end(text, input.work))).collect()
+        // Guesses are near enough as a rule: a few tokens more than they said are not worth another turn.
+        let most = units_max as usize + units_max as usize / 2;
+        let advanced = self.advance(inputs, most, watch).into_iter().zip(inputs);
+        advanced.map(|(text, input)| text.map(|(text, count)| end(text, count, input.work))).collect()
     }
 }
 

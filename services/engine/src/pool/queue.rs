@@ -84,10 +84,9 @@ impl<T> Queue<T> {
         self.insert(place, Content { units, item });
     }
 
-    /// Lets an entry in again that was taken and is not done: as the next part of its call, as old as it was.
-    pub(super) fn put_back(&mut self, Place { rank, arrival }: Place, units: u64, item: T) {
-        let rank = Rank { part: rank.part.saturating_add(1), ..rank };
-        self.insert(Place { rank, arrival }, Content { units, item });
+    /// Lets an entry in again that was taken and is not done, as old as it was.
+    pub(super) fn put_back(&mut self, place: Place, units: u64, item: T) {
+        self.insert(place, Content { units, item });
     }
 
     /// The entry whose turn it is.
@@ -141,6 +140,15 @@ impl<T> Queue<T> {
         self.arrivals.remove(&place.arrival);
         self.units -= units;
         Some(Entry { place, units, item })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// That of the next part of the same call.
+    pub(super) fn next(self) -> Self {
+        Self { rank: Rank { part: self.rank.part.saturating_add(1), ..self.rank }, ..self }
     }
 }
 
@@ -230,9 +238,18 @@ mod tests {
         let mut queue = Queue::new();
         (0..10).for_each(|name| queue.push(FIRST, 2, name));
         let Entry { place, units, item } = queue.pop().unwrap();
-        queue.put_back(place, units - 1, item);
+        queue.put_back(place.next(), units - 1, item);
         assert_eq!(queue.units(), 19);
         assert_eq!(drain(&mut queue), [1, 2, 3, 4, 5, 6, 7, 0, 8, 9]);
+    }
+
+    #[test]
+    fn what_was_not_begun_has_the_place_that_it_had() {
+        let mut queue = Queue::new();
+        (0..3).for_each(|name| queue.push(FIRST, 2, name));
+        let Entry { place, units, item } = queue.pop().unwrap();
+        queue.put_back(place, units, item);
+        assert_eq!(drain(&mut queue), [0, 1, 2]);
     }
 
     #[derive(Clone, Debug)]

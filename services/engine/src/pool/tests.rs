@@ -25,6 +25,8 @@ enum Act {
     Panic,
     /// Answers in steps.
     Step,
+    /// Answers if it is the first of those that run together, else later.
+    Alone,
     /// Fails, and all that run with it.
     Harm,
     /// Fails, and the model knows that it is this one.
@@ -66,7 +68,7 @@ impl Model for Fake {
         let answer = |job: &&Job| match job.act {
             Act::Panic => panic!("as asked"),
             _ if harmed => Err(ItemError::new(Reason::Engine, "harmed").shared()),
-            Act::Answer | Act::Step | Act::Harm => Ok(job.name),
+            Act::Answer | Act::Step | Act::Alone | Act::Harm => Ok(job.name),
             Act::Fail => Err(ItemError::new(Reason::Engine, "failed")),
             Act::Ask => {
                 self.told.lock().unwrap().send(watch.wanted()).unwrap();
@@ -79,8 +81,10 @@ impl Model for Fake {
     }
 
     fn step(&self, jobs: &[&Job], max: u32, watch: &mut Watch<'_>) -> Vec<Result<Step<Self>, ItemError>> {
+        let first = jobs[0].name;
         let step = |job: &Job, name| -> Step<Self> {
             match job.act {
+                Act::Alone if name != first => Step::Later(job.clone()),
                 Act::Step if job.units > max => Step::Rest(Job { units: job.units - max, ..job.clone() }),
                 _ => Step::Done(name),
             }

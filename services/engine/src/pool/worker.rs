@@ -23,6 +23,14 @@ struct Batch<M: Model> {
     units: u64,
 }
 
+/// What is left of a chunk.
+struct Left<M: Model> {
+    place: Place,
+    chunk: Chunk<M>,
+    /// Whether anything of it was computed.
+    begun: bool,
+}
+
 /// What running a batch gave.
 struct Outcome<M: Model> {
     /// One per input.
@@ -43,7 +51,11 @@ pub(super) fn work<M: Model>(shared: &Shared<M>, sharing: Sharing) {
         let mut state = shared.state();
         state.running_units -= batch.units;
         state.panics += u64::from(outcome.panicked);
-        state.ms_per_unit = average(state.ms_per_unit, outcome.end - outcome.start, worked(&batch, &outcome, sharing));
+        // What was given up says nothing of how long work takes.
+        if outcome.results.iter().any(|result| !is_abandoned(result)) {
+            let units = worked(&batch, &outcome, sharing);
+            state.ms_per_unit = average(state.ms_per_unit, outcome.end - outcome.start, units);
+        }
         drop(state);
         // Last, so that a caller who asks for the load after its answer does not find its own work in it.
         let rests = tell(batch, outcome);
@@ -112,7 +124,7 @@ fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M> {
         answers.into_iter().chain(std::iter::repeat_with(bisect::no_answer)).take(items.len()).collect()
     });
     let left = results.iter().map(|result| match result {
-        Ok(Step::Rest(input)) => u64::from(model.units(input)),
+        Ok(Step::Rest(input) | Step::Later(input)) => u64::from(model.units(input)),
         _ => 0,
     });
     Outcome { left: left.sum(), results, panicked, start, end: Instant::now(), prepare, compute }
@@ -120,17 +132,19 @@ fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M> {
 
 /// Gives every caller its part, and its share of the time by its share of the units. Chunks with what is left of their
 /// inputs come back.
-fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<(Place, Chunk<M>)> {
+fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<Left<M>> {
     let Outcome { results, start, end, prepare, compute, .. } = outcome;
     let (mut results, mut rests) = (results.into_iter(), Vec::new());
     for Entry { place, units, item: Chunk { ticket, model, positions, .. } } in batch.chunks {
         let mut done = Vec::with_capacity(positions.len());
         let mut rest = Chunk { ticket: Arc::clone(&ticket), model, positions: Vec::new(), inputs: Vec::new() };
+        let mut begun = false;
         for (position, result) in positions.into_iter().zip(results.by_ref()) {
+            begun |= !matches!(result, Ok(Step::Later(_)));
             match result {
                 Ok(Step::Done(output)) => done.push((position, Ok(output))),
                 Err(error) => done.push((position, Err(error))),
-                Ok(Step::Rest(input)) => {
+                Ok(Step::Rest(input) | Step::Later(input)) => {
                     rest.positions.push(position);
                     rest.inputs.push(input);
                 }
@@ -147,22 +161,23 @@ fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<(Place, Chunk<M>)
             worker: (end - start).mul_f64(share),
         });
         if !rest.inputs.is_empty() {
-            rests.push((place, rest));
+            rests.push(Left { place, chunk: rest, begun });
         }
     }
     rests
 }
 
-/// Lets others have a turn before the rests of these chunks.
-fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<(Place, Chunk<M>)>) {
+/// Lets others have a turn before the rests of chunks that were begun.
+fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<Left<M>>) {
     if rests.is_empty() {
         return;
     }
     let now = Instant::now();
     let mut state = shared.state();
-    for (place, rest) in rests.into_iter().filter(|(_, rest)| rest.ticket.wanted(now)) {
-        let units = rest.inputs.iter().map(|input| u64::from(rest.model.units(input).max(1))).sum();
-        state.queue.put_back(place, units, rest);
+    for Left { place, chunk, begun } in rests.into_iter().filter(|left| left.chunk.ticket.wanted(now)) {
+        let units = chunk.inputs.iter().map(|input| u64::from(chunk.model.units(input).max(1))).sum();
+        let place = if begun { place.next() } else { place };
+        state.queue.put_back(place, units, chunk);
         // This worker comes for one of them itself, or for what goes before it.
         shared.changed.notify_one();
     }
@@ -172,6 +187,10 @@ fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<(Place, Chunk<M>)>) {
 fn worked<M: Model>(batch: &Batch<M>, outcome: &Outcome<M>, sharing: Sharing) -> u64 {
     let least = batch.units.min(u64::from(sharing.chunk_units_max));
     batch.units.saturating_sub(outcome.left).max(least)
+}
+
+fn is_abandoned<T>(result: &Result<T, ItemError>) -> bool {
+    result.as_ref().is_err_and(|error| error.reason == Reason::Abandoned)
 }
 
 fn average(before: f64, spent: Duration, units: u64) -> f64 {

@@ -46,15 +46,16 @@ impl Windows {
         u32::try_from(tokens).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Those of them that are computed next: one, and so many more that they fit into this room, which they take.
-    pub(super) fn next(&self, room: &mut usize) -> &[Window] {
-        let left = self.left();
-        let mut count = 0;
-        while let Some(window) = left.get(count).filter(|window| count == 0 || window.ids.len() <= *room) {
-            *room = room.saturating_sub(window.ids.len());
-            count += 1;
-        }
-        &left[..count]
+    /// Those of them that are computed next beside what is joined already: as many as leave it at most so long. The first
+    /// window of all is never too long.
+    pub(super) fn next(&self, joined: usize, most: usize) -> &[Window] {
+        let (left, mut length) = (self.left(), joined);
+        let fits = |window: &&Window| {
+            let first = length == 0;
+            length = length.saturating_add(window.ids.len());
+            first || length <= most
+        };
+        &left[..left.iter().take_while(fits).count()]
     }
 
     /// Takes what the next windows gave.
@@ -97,6 +98,11 @@ impl Joined {
         self.ends.push(self.ids.len());
     }
 
+    /// How many tokens there are.
+    pub(super) fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
     /// How many windows there are.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
@@ -118,12 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn of_each_text_one_window_is_next_and_more_where_there_is_room() {
-        let next = |lengths: &[usize], mut room: usize| (text(lengths).next(&mut room).len(), room);
-        assert_eq!(next(&[8, 8, 4], 256), (3, 236));
-        assert_eq!(next(&[8, 8, 4], 17), (2, 1));
-        assert_eq!(next(&[8, 8, 4], 3), (1, 0));
-        assert_eq!(next(&[], 3), (0, 3));
+    fn windows_are_next_while_there_is_room_and_at_least_one_of_the_first_text() {
+        let next = |lengths: &[usize], joined, most| text(lengths).next(joined, most).len();
+        assert_eq!(next(&[8, 8, 4], 0, 256), 3);
+        assert_eq!(next(&[8, 8, 4], 0, 17), 2);
+        assert_eq!(next(&[8, 8, 4], 0, 3), 1);
+        assert_eq!(next(&[8, 8, 4], 1, 3), 0);
+        assert_eq!(next(&[8, 8, 4], 4, 12), 1);
+        assert_eq!(next(&[8, 8, 4], 4, usize::MAX), 3);
+        assert_eq!(next(&[], 0, 3), 0);
     }
 
     #[test]

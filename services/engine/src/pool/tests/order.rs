@@ -177,6 +177,26 @@ fn an_input_that_takes_steps_has_its_place_among_the_others() {
 }
 
 #[test]
+fn what_found_no_room_beside_others_goes_before_later_parts() {
+    let (bench, pool) = (bench(), pool(1000, 10));
+    let running = begin(pool.run(&bench.model, vec![job(0, 10)], INTERACTIVE));
+    assert_eq!(bench.started.recv().unwrap(), [0]);
+    let alone = |name| Job { act: Act::Alone, ..job(name, 4) };
+    let shared = begin(pool.run(&bench.model, vec![alone(1), alone(2), job(3, 10)], INTERACTIVE));
+    let short = [4, 5].map(|name| begin(pool.run(&bench.model, vec![alone(name)], INTERACTIVE)));
+    drop(bench.open);
+    let runtime = runtime();
+    runtime.block_on(running).unwrap();
+    assert_eq!(names(runtime.block_on(shared)), [1, 2, 3]);
+    for (call, name) in short.into_iter().zip(4..) {
+        assert_eq!(names(runtime.block_on(call)), [name]);
+    }
+    // The second short call stays in front of the large call's second chunk.
+    assert_eq!(bench.started.try_iter().collect::<Vec<_>>(), [&[3][..], &[4, 5], &[5], &[1, 2], &[2]]);
+    assert_eq!((pool.load().queued_units, pool.load().running_units), (0, 0));
+}
+
+#[test]
 fn the_rest_of_an_input_that_nobody_wants_is_not_computed() {
     let (bench, pool) = (bench(), pool(1000, 10));
     let long = begin(pool.run(&bench.model, vec![Job { act: Act::Step, ..job(0, 35) }], INTERACTIVE));

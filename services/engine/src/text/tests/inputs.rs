@@ -167,14 +167,39 @@ fn units_follow_what_a_text_is_made_of() {
     write(folder.path(), &checkpoint(""));
     let model = load(folder.path(), MEAN).unwrap();
     // Counted, so that no limit hides the guess: 64 tokens are a unit.
-    let units = |of: &str| model.units(&TextInput { content: text(&of.repeat(6400 / of.len())), work: Work::Count });
+    let counted = |of: &str| model.units(&TextInput { content: text(of), work: Work::Count });
+    let units = |of: &str| counted(&of.repeat(6400 / of.len()));
     assert_eq!([units("abc "), units("0"), units("!"), units("\u{4e2d}")], [25, 50, 100, 33]);
+    // Of a long text the start is looked at.
+    assert_eq!(counted(&format!("{}{}", "abc ".repeat(5000), "!".repeat(5000))), 97);
     // The same of both texts of a pair, of which the first is looked at once.
     let pair = |first: &str, second: &str| TextInput {
         content: Content::Pair(First::text(first), second.to_owned()),
         work: Work::Compute(Truncation::End),
     };
     assert_eq!([model.units(&pair("abcd", "efgh")), model.units(&pair("!!", "!"))], [4, 5]);
+}
+
+#[test]
+fn texts_of_more_tokens_than_a_step_has_room_for_come_back_whole() {
+    let (model, _) = tiny(MEAN);
+    let texts = ["a man eats food", "man eats foods", "food", ""].map(|of| input(of, Truncation::End));
+    let all: Vec<_> = texts.iter().collect();
+    let tokens = |units_max| -> Vec<_> {
+        let steps = model.step(&all, units_max, &mut Watch::start(&|| true));
+        let length = |step: Step<TextModel>| match step {
+            Step::Done(output) => output.tokens as i32,
+            Step::Later(rest) => -(model.units(&rest) as i32),
+            Step::Rest(_) => panic!("a text of one window was begun and not ended"),
+        };
+        steps.into_iter().map(|step| step.map(length).map_err(|error| error.reason)).collect()
+    };
+    let empty = Err(Reason::Empty);
+    assert_eq!(tokens(100), [Ok(6), Ok(6), Ok(3), empty]);
+    assert_eq!(tokens(10), [Ok(6), Ok(6), Ok(3), empty]);
+    assert_eq!(tokens(8), [Ok(6), Ok(6), Ok(-3), empty]);
+    assert_eq!(tokens(6), [Ok(6), Ok(-6), Ok(3), empty]);
+    assert_eq!(tokens(1), [Ok(6), Ok(-6), Ok(-3), empty]);
 }
 
 #[test]
