@@ -63,9 +63,12 @@ impl Weights {
     }
 
     /// The values of a tensor without a copy. None if there is no tensor of this name and shape, or if it can not be read
-    /// in place: it is not of f32, or stands in the file where no f32 may, or the file has been replaced since. The builder
-    /// reads it then, or says what is wrong.
+    /// in place: it is not of f32, or stands in the file where no f32 may, or the file has been replaced since, or is a link
+    /// to one that its owner may write into. The builder reads it then, or says what is wrong.
     pub(crate) fn mapped(&self, name: &str, shape: &[usize]) -> Option<MappedF32> {
+        if !fs::symlink_metadata(&self.path).ok()?.is_file() {
+            return None;
+        }
         let map = Box::new(map(&self.path).ok()?);
         if stamp(&self.path).ok()? != self.stamp {
             return None;
@@ -90,7 +93,9 @@ impl MappedF32 {
 fn map(path: &Path) -> candle_core::Result<MmapedSafetensors> {
     #[expect(unsafe_code, reason = "a file is mapped instead of copied")]
     // SAFETY: the bytes of a map must not change while it lives. The store never writes into a file that it has
-    // published: it writes a new one and renames it, which leaves a mapped inode as it was.
+    // published: it writes a new one and renames it, which leaves a mapped inode as it was. A file of somebody else, to
+    // which a model may have a link, is only mapped while its model is loaded (see [`Weights::mapped`]); whoever writes
+    // into it just then may end the process, as with every program that maps checkpoints.
     unsafe {
         MmapedSafetensors::new(path)
     }
@@ -176,6 +181,11 @@ mod tests {
         let aligned = map("F32", 128);
         assert!(aligned.mapped("u", &[1, 3]).is_none() && aligned.mapped("t", &[3]).is_none());
         assert!(map("BF16", 128).mapped("t", &[1, 6]).is_none());
+        // Its owner may write into what is behind a link.
+        let link = folder.path().join("link.safetensors");
+        std::os::unix::fs::symlink(folder.path().join("F32-128.safetensors"), &link).unwrap();
+        let linked = Weights::map(&link).unwrap();
+        assert!(linked.mapped("t", &[1, 3]).is_none() && linked.builder.get((1, 3), "t").is_ok());
         for offset in [129, 130, 131] {
             let weights = map("F32", offset);
             assert!(weights.mapped("t", &[1, 3]).is_none(), "{offset}");
