@@ -125,7 +125,9 @@ pub struct ImageOutput {
 /// The precisions that there are kernels for; none: the network has no fast path.
 pub(crate) fn kernel_precisions(architecture: Architecture) -> &'static [Precision] {
     match architecture {
-        Architecture::EfficientnetLite0 | Architecture::EfficientnetLite2 => efficientnet::KERNEL_PRECISIONS,
+        Architecture::EfficientnetLite0 | Architecture::EfficientnetLite1 | Architecture::EfficientnetLite2 => {
+            efficientnet::KERNEL_PRECISIONS
+        }
     }
 }
 
@@ -166,6 +168,7 @@ impl ImageModel {
         };
         let scale = match recipe.architecture {
             Architecture::EfficientnetLite0 => efficientnet::LITE0,
+            Architecture::EfficientnetLite1 => efficientnet::LITE1,
             Architecture::EfficientnetLite2 => efficientnet::LITE2,
         };
         let head = Head::new(head, Vec::new())?;

@@ -202,6 +202,8 @@ pub struct ImageRecipe {
 pub enum Architecture {
     /// EfficientNet-Lite0: 224 pixels, 1,280 features.
     EfficientnetLite0,
+    /// EfficientNet-Lite1: 240 pixels, 1,280 features.
+    EfficientnetLite1,
     /// EfficientNet-Lite2: 260 pixels, 1,280 features.
     EfficientnetLite2,
 }

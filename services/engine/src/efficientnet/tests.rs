@@ -67,9 +67,10 @@ fn the_smallest_network_equals_candle_in_every_tier() {
     equals_candle(LITE0);
 }
 
-/// Its maps have odd sides, where the padding of a stride of two has two sides.
+/// Their maps have odd sides, where the padding of a stride of two has two sides.
 #[test]
-fn a_larger_network_equals_candle_in_every_tier() {
+fn larger_networks_equal_candle_in_every_tier() {
+    equals_candle(LITE1);
     equals_candle(LITE2);
 }
 
@@ -94,6 +95,7 @@ fn an_image_gives_the_same_bits_whatever_was_computed_before_and_beside_it() {
 fn the_scales_are_those_of_the_publishers() {
     let shapes = |scale: Scale| scale.stages().map(|stage| (stage.blocks, stage.channels));
     assert_eq!(shapes(LITE0), [(1, 16), (2, 24), (2, 40), (3, 80), (3, 112), (4, 192), (1, 320)]);
+    assert_eq!(shapes(LITE1), [(1, 16), (3, 24), (3, 40), (4, 80), (4, 112), (5, 192), (1, 320)]);
     assert_eq!(shapes(LITE2), [(1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)]);
 }
 
