@@ -76,7 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::naive::{assert_near, cpus, matrix, noise, read, with_gaps};
+    use crate::naive::{NANS, assert_near, cpus, matrix, noise, read, with_gaps};
 
     fn expected(activation: Activation, x: f32) -> f64 {
         let x = f64::from(x);
@@ -118,9 +118,10 @@ mod tests {
     fn what_is_not_a_number_stays_where_it_is() {
         for cpu in cpus() {
             for precision in [Precision::F32, Precision::Bf16] {
-                for activation in [Activation::GeluTanh, Activation::Relu] {
+                let activations = [Activation::GeluTanh, Activation::Relu];
+                for (activation, poison) in activations.into_iter().flat_map(|any| NANS.map(|nan| (any, nan))) {
                     let mut values = noise(32, 1);
-                    values[17] = f32::NAN;
+                    values[17] = poison;
                     let mut x = matrix(cpu, precision, 32, &values);
                     activate(cpu, &mut x, 0..1, activation);
                     for (column, x) in read(&x).iter().enumerate() {

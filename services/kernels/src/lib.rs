@@ -2,7 +2,7 @@
 //! convolutions.
 //!
 //! Every kernel is written once, over a vector width and a dot product, and compiled for each [`Tier`] of CPU; which one
-//! runs is decided when the process starts. Results depend on the tier and the [`Precision`], and on nothing else: not on
+//! runs is decided when weights are packed. Results depend on the tier and the [`Precision`], and on nothing else: not on
 //! what is computed beside them, nor on how many threads there are.
 
 #![warn(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]

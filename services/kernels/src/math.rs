@@ -86,7 +86,7 @@ const ROUGH: [f32; 8] = [
     -9.017_487e-10,
 ];
 
-/// The same with an absolute error below 1e-4 (and 5e-6 of |x| beyond 4.2), without a division: for what is rounded to
+/// The same with an absolute error below 1e-4 + 5e-6 |x|, without a division: for what is rounded to
 /// 8 bits afterwards.
 #[inline(always)]
 pub(crate) unsafe fn gelu_rough<S: Simd>(x: S::V) -> S::V {

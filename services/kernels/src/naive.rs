@@ -20,6 +20,9 @@ pub(crate) fn cpus() -> Vec<Cpu> {
     Tier::ALL.into_iter().filter_map(Cpu::with).collect()
 }
 
+/// What is not a number: as divisions make it, and as one that rounding its bits would make a number of.
+pub(crate) const NANS: [f32; 2] = [f32::NAN, f32::from_bits(0x7fff_ffff)];
+
 /// Numbers of order 1, so many.
 pub(crate) fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(-2.0_f32..2.0, count)

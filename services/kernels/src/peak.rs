@@ -27,7 +27,7 @@ pub struct Speed {
     pub usual: f64,
 }
 
-/// Measures what a core does in about 40 ms.
+/// Measures what a core does in some 60 ms.
 #[must_use]
 pub fn peak(cpu: Cpu, precision: Precision) -> Speed {
     let run = || match precision {

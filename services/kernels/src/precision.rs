@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr};
 
 /// What the factors of a matrix product are rounded to. Sums, normalisations and what encoders add up across layers are f32
-/// (int8 products are summed exactly, in i32) in all of them; networks of images hand bf16 from block to block.
+/// (int8 products are summed exactly, in i32) in all of them; networks of images hand bf16 from block to block. Attention
+/// is never computed in int8, but in bf16 where the CPU multiplies it faster than f32, else in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Precision {
     /// As the weights were published.

@@ -15,8 +15,8 @@ use crate::{
 pub enum Epilogue {
     /// It is stored.
     Store,
-    /// GELU of it is stored: to an absolute error of 2e-6 where the weights are f32, and to 1e-4 (beyond 4.2: 5e-6 of the
-    /// magnitude) where they are not and have made a greater one.
+    /// GELU of it is stored: to an absolute error of 2e-6 where the weights are f32, and else to 1e-4 and 5e-6 of its
+    /// magnitude, which is less than rounding the factors did to it.
     Gelu,
     /// It is added to what is there, in f32.
     Add,

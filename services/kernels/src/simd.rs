@@ -149,6 +149,21 @@ impl Number for u16 {
     }
 }
 
+struct Lanes;
+
+// === impl Lanes ===
+
+impl Kernel for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> usize {
+        // What scratch rows and gaps between rows are made for.
+        const { assert!(16 % S::LANES == 0 && S::TILE_ROWS <= 8) };
+        S::LANES
+    }
+}
+
 // === impl Cpu ===
 
 impl Cpu {
@@ -172,13 +187,8 @@ impl Cpu {
 
     /// Values in a vector.
     pub(crate) fn lanes(self) -> usize {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Dot | Tier::Avx512 => avx512::Avx512::<true>::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => avx2::Avx2::LANES,
-            _ => portable::Portable::LANES,
-        }
+        // SAFETY: the kernel touches no memory.
+        unsafe { self.run(Lanes) }
     }
 
     /// Runs a kernel.

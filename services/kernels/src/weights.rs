@@ -110,13 +110,13 @@ impl Weights {
     }
 
     fn place(&mut self, output: usize, words: impl Iterator<Item = u32>) {
-        let width = 2 * self.cpu.lanes();
-        let panel = output / width;
-        let start = panel * width * self.words();
-        let width = width.min(self.padded() - panel * width);
+        let widest = 2 * self.cpu.lanes();
+        let (panel, column) = (output / widest, output % widest);
+        let start = panel * widest * self.words();
+        let width = widest.min(self.padded() - panel * widest);
         let panels = self.panels.get_mut::<u32>();
         for (index, word) in words.enumerate() {
-            panels[start + index * width + output % (2 * self.cpu.lanes())] = word;
+            panels[start + index * width + column] = word;
         }
     }
 

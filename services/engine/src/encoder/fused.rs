@@ -269,8 +269,7 @@ fn groups(texts: &[(usize, usize)]) -> Vec<&[(usize, usize)]> {
 /// The table of positions for each type of token, and how many types there are.
 fn positions(config: &Config, embeddings: &VarBuilder<'_>) -> candle_core::Result<(Vec<f32>, usize)> {
     let hidden = config.hidden_size;
-    let table =
-        |name: &str, rows: usize| embeddings.pp(name).get((rows, hidden), "weight")?.flatten_all()?.to_vec1::<f32>();
+    let table = |name: &str, rows: usize| layer::numbers(&embeddings.pp(name), (rows, hidden), "weight");
     let types = match config.family {
         Family::DistilBert => vec![0.0; hidden],
         _ => table("token_type_embeddings", config.type_vocab_size)?,

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Cpu, Dense, Reserve,
-    naive::{assert_near, cpus, gelu, matrix, noise, read, zeros},
+    naive::{NANS, assert_near, cpus, gelu, matrix, noise, read, zeros},
 };
 
 /// A layer over these rows, and what it must give: sums in f64 of what the formats hold.
@@ -130,8 +130,8 @@ fn sums_of_the_most_extreme_bytes_do_not_overflow() {
 fn what_is_not_a_number_stays_in_its_row() {
     let (weight, bias) = (noise(32 * 32, 1), noise(32, 2));
     let mut values = noise(3 * 32, 3);
-    values[40] = f32::NAN;
-    for cpu in cpus() {
+    for (cpu, poison) in cpus().into_iter().flat_map(|cpu| NANS.map(|poison| (cpu, poison))) {
+        values[40] = poison;
         for precision in Precision::ALL {
             let input = matrix(cpu, precision, 32, &values);
             let weights = packed(cpu, precision, Dense { weight: &weight, bias: &bias });
@@ -146,7 +146,8 @@ fn what_is_not_a_number_stays_in_its_row() {
 #[test]
 fn a_weight_that_is_not_a_number_spoils_its_output_and_no_other() {
     let (mut weight, bias) = (noise(32 * 32, 1), noise(32, 2));
-    for (poison, place) in [f32::NAN, f32::INFINITY].into_iter().zip([5 * 32, 5 * 32 + 31]) {
+    let poisons = [NANS[0], NANS[1], f32::INFINITY];
+    for (poison, place) in poisons.into_iter().zip([5 * 32, 5 * 32 + 7, 5 * 32 + 31]) {
         weight[5 * 32..6 * 32].fill(0.5);
         weight[place] = poison;
         for cpu in cpus() {

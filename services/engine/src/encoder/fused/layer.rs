@@ -166,8 +166,8 @@ pub(super) fn norm(config: &Config, root: VarBuilder<'_>) -> Result<Norm> {
     Ok(Norm::new(get(scale)?, get(shift)?, config.layer_norm_eps as f32))
 }
 
-/// A tensor, row by row. One that is not finite is refused here: it would spoil every text, and in int8 without a trace.
-fn numbers(root: &VarBuilder<'_>, shape: impl Into<Shape>, name: &str) -> Result<Vec<f32>> {
+/// A tensor, row by row. One that is not finite is refused here: it would spoil every text.
+pub(super) fn numbers(root: &VarBuilder<'_>, shape: impl Into<Shape>, name: &str) -> Result<Vec<f32>> {
     let numbers: Vec<f32> = root.get(shape.into(), name)?.flatten_all()?.to_vec1()?;
     match numbers.iter().find(|number| !number.is_finite()) {
         None => Ok(numbers),
