@@ -28,6 +28,10 @@ struct Shape {
 
 const SMALL: Shape = Shape { hidden: 64, heads: 2, inner: 96 };
 const WIDE: Shape = Shape { hidden: 128, heads: 2, inner: 160 };
+/// As BERT-base has it, and E5, BGE and GTE of that size.
+const BASE: Shape = Shape { hidden: 768, heads: 12, inner: 3072 };
+/// The same of their large ones.
+const LARGE: Shape = Shape { hidden: 1024, heads: 16, inner: 4096 };
 const WORDS: usize = 50;
 const POSITIONS: usize = 44;
 const LAYERS: usize = 3;
@@ -152,6 +156,12 @@ fn every_family_is_what_candle_makes_of_it() {
 }
 
 #[test]
+fn the_widths_of_real_models_are_what_candle_makes_of_them() {
+    check("bert", "gelu", BASE);
+    check("roberta", "gelu", LARGE);
+}
+
+#[test]
 fn activations_other_than_gelu_are_theirs_too() {
     check("bert", "gelu_new", WIDE);
     check("distilbert", "relu", SMALL);
@@ -221,11 +231,23 @@ fn any_mix() -> impl Strategy<Value = Mix> {
 /// Factors such as a calibration finds.
 fn any_smoothing(hidden: usize) -> impl Strategy<Value = Smoothing> {
     let factors = prop::collection::vec(0.25_f32..8.0, Site::ALL.len() * LAYERS * hidden);
-    factors.prop_map(move |factors| {
-        let quantization = Quantization { smoothing: Exponents::nearest(factors), measured: None };
-        let manifest = Manifest { quantization: Some(quantization), ..Manifest::builtin().remove(0) };
-        manifest.smoothing(LAYERS, hidden).unwrap().unwrap()
-    })
+    factors.prop_map(move |factors| smoothing(factors, hidden))
+}
+
+fn smoothing(factors: Vec<f32>, hidden: usize) -> Smoothing {
+    let quantization = Quantization { smoothing: Exponents::nearest(factors), measured: None };
+    let manifest = Manifest { quantization: Some(quantization), ..Manifest::builtin().remove(0) };
+    manifest.smoothing(LAYERS, hidden).unwrap().unwrap()
+}
+
+/// The wide inner rows of all texts do not fit into the cache: the block is computed in several steps.
+#[test]
+fn a_feed_forward_block_in_steps_keeps_the_bits() {
+    let checkpoint = checkpoint("bert", "gelu", Shape { inner: 2048, ..SMALL });
+    let texts = texts(&[40; 6]).into_iter().map(|ids| (ids, None)).collect();
+    let mix = Mix { texts, order: vec![3, 0, 5, 1, 4, 2] };
+    let smoothing = smoothing(vec![1.0; Site::ALL.len() * LAYERS * SMALL.hidden], SMALL.hidden);
+    has_the_same_bits(&checkpoint, &smoothing, &mix, 1).unwrap();
 }
 
 impl Mix {

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     DeviceChoice, Pool, PoolSettings,
     pool::{Call, Lane},
+    quantize::calibrate,
 };
 
 fn words(most: usize) -> impl Strategy<Value = String> {
@@ -37,11 +38,17 @@ fn bits(result: Result<TextOutput, ItemError>) -> Result<(Vec<u32>, u32, bool), 
 #[test]
 fn a_text_has_the_same_bits_in_a_pool_as_alone() {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), &checkpoint(""));
+    let files = quantize::files(folder.path());
+    let smoothing = calibrate(&files, &["a man".to_owned()], &|| ()).unwrap().smoothing;
+    let int8 = ModelFiles { manifest: quantize::quantized(&files.manifest, smoothing), ..files.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    for precision in [Precision::F32, Precision::Bf16] {
-        let compute = Compute { precision: PrecisionChoice::Only(precision), ..Compute::default() };
-        let model = Arc::new(load_in(folder.path(), MEAN, &Parts::new(compute)).unwrap());
+    for (precision, files) in [(Precision::F32, &files), (Precision::Bf16, &files), (Precision::Int8, &int8)] {
+        let choice =
+            if precision == Precision::Int8 { PrecisionChoice::Auto } else { PrecisionChoice::Only(precision) };
+        let parts = Parts::new(Compute { precision: choice, ..Compute::default() });
+        let limits = TextLimits { bytes_max: 100, windows_max: 3 };
+        let model = Arc::new(TextModel::load_sharing(files, limits, &parts).unwrap());
+        assert_eq!(model.info().plan.precision, precision);
         let calls = prop::collection::vec(any_call(), 1..8);
         let config = ProptestConfig::with_cases(64);
         proptest!(config, |(calls in calls, workers in 1_usize..4, chunk_units_max in 1_u32..60)| {

@@ -7,7 +7,7 @@ use crate::{
     quantize,
 };
 
-fn files(folder: &Path) -> ModelFiles {
+pub(super) fn files(folder: &Path) -> ModelFiles {
     write(folder, &checkpoint(""));
     let file = |name: &str| format!("[[files]]\nname = \"{name}\"\nsha256 = \"{}\"\n", "0".repeat(64));
     let files = ["config.json", "tokenizer.json", "model.safetensors"].map(file).concat();
@@ -123,7 +123,7 @@ fn a_comparison_is_of_texts_that_the_factors_were_made_without() {
     assert_eq!(quantize::compare(&files, &alone, one, Compute::default()).unwrap().measured.texts, 1);
 }
 
-fn quantized(manifest: &Manifest, smoothing: Exponents) -> Manifest {
+pub(super) fn quantized(manifest: &Manifest, smoothing: Exponents) -> Manifest {
     let name = "tiny-int8".to_owned().try_into().unwrap();
     quantize::prepared(manifest, name, Quantization { smoothing, measured: None })
 }
