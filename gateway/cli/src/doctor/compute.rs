@@ -12,7 +12,7 @@ pub(crate) fn judge_kernels(best: Tier) -> Finding {
         Tier::Avx512 | Tier::Avx2 => "bf16 is no faster than f32 here, so that auto means f32",
         Tier::Portable => {
             let help = "models run several times slower than on a processor with AVX2: use one, if there is a choice";
-            return Finding::warn(CHECK, best.as_str(), "none for this processor; auto means f32").help(help);
+            return Finding::warn(CHECK, best.as_str(), "those for any processor; auto means f32").help(help);
         }
     };
     Finding::ok(CHECK, best.as_str(), what)
