@@ -23,14 +23,6 @@ struct Batch<M: Model> {
     units: u64,
 }
 
-/// What is left of a chunk.
-struct Left<M: Model> {
-    place: Place,
-    chunk: Chunk<M>,
-    /// Whether anything of it was computed.
-    begun: bool,
-}
-
 /// What running a batch gave.
 struct Outcome<M: Model> {
     /// One per input.
@@ -131,8 +123,8 @@ fn compute<M: Model>(batch: &Batch<M>, sharing: Sharing) -> Outcome<M> {
 }
 
 /// Gives every caller its part, and its share of the time by its share of the units. Chunks with what is left of their
-/// inputs come back.
-fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<Left<M>> {
+/// inputs come back, with the places where they go: those that were begun let others have a turn before them.
+fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<(Place, Chunk<M>)> {
     let Outcome { results, start, end, prepare, compute, .. } = outcome;
     let (mut results, mut rests) = (results.into_iter(), Vec::new());
     for Entry { place, units, item: Chunk { ticket, model, positions, .. } } in batch.chunks {
@@ -161,23 +153,21 @@ fn tell<M: Model>(batch: Batch<M>, outcome: Outcome<M>) -> Vec<Left<M>> {
             worker: (end - start).mul_f64(share),
         });
         if !rest.inputs.is_empty() {
-            rests.push(Left { place, chunk: rest, begun });
+            rests.push((if begun { place.next() } else { place }, rest));
         }
     }
     rests
 }
 
-/// Lets others have a turn before the rests of chunks that were begun.
-fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<Left<M>>) {
+fn put_back<M: Model>(shared: &Shared<M>, rests: Vec<(Place, Chunk<M>)>) {
     if rests.is_empty() {
         return;
     }
     let now = Instant::now();
     let mut state = shared.state();
-    for Left { place, chunk, begun } in rests.into_iter().filter(|left| left.chunk.ticket.wanted(now)) {
-        let units = chunk.inputs.iter().map(|input| u64::from(chunk.model.units(input).max(1))).sum();
-        let place = if begun { place.next() } else { place };
-        state.queue.put_back(place, units, chunk);
+    for (place, rest) in rests.into_iter().filter(|(_, rest)| rest.ticket.wanted(now)) {
+        let units = rest.inputs.iter().map(|input| u64::from(rest.model.units(input).max(1))).sum();
+        state.queue.put_back(place, units, rest);
         // This worker comes for one of them itself, or for what goes before it.
         shared.changed.notify_one();
     }
