@@ -171,10 +171,11 @@ impl Weights {
     }
 }
 
-/// Rounds what is below 2^22, ties to even: beside 1.5 x 2^23 there is no room for a fraction. For `round_ties_even` the
-/// compiler calls a function, since this code is compiled for any CPU.
+/// Rounds what is below 2^22, ties to even: beside 1.5 x 2^23 there is no room for a fraction. What is greater stays
+/// near itself, and what is not a number none. For `round_ties_even` the compiler calls a function where it compiles for
+/// any CPU.
 #[inline]
-fn nearest_even(x: f32) -> f32 {
+pub(crate) fn nearest_even(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
 }

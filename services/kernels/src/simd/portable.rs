@@ -5,7 +5,7 @@
 #![expect(unsafe_code, unsafe_op_in_unsafe_fn, reason = "pointers to vectors, under the contract of Simd")]
 
 use super::{Simd, Strided};
-use crate::weights::narrow;
+use crate::weights::{narrow, nearest_even};
 
 const LANES: usize = 8;
 
@@ -66,7 +66,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store_u8(p: *mut u8, x: V) {
         for (i, x) in x.into_iter().enumerate() {
-            *p.add(i) = x.round_ties_even() as u8
+            *p.add(i) = nearest_even(x) as u8
         }
     }
 
