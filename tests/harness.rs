@@ -27,7 +27,7 @@ pub(crate) use self::{
     mesh::{Mesh, mesh},
     page::{Page, mesh_page},
     pictures::{png, png_claiming},
-    process::{children, is_alive, resident, signal},
+    process::{children, is_alive, resident, resident_without_code, signal},
     requests::{classify, digest, embed, error_reason, image, long_text, see, upload, vector},
     roles::Roles,
 };

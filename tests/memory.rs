@@ -1,8 +1,6 @@
 //! How much memory a service takes while it serves.
 
-use std::fs;
-
-use crate::harness::{Roles, embed, long_text, news_sentences};
+use crate::harness::{Roles, embed, long_text, news_sentences, resident_without_code};
 
 /// A million bytes, as the bounds are given.
 const MB: u64 = 1_000_000;
@@ -24,22 +22,4 @@ async fn taken_by(model: &str) -> u64 {
         assert_eq!(response.model.unwrap().model, model);
     }
     resident_without_code(roles.services[0].process.pid)
-}
-
-/// Bytes of a process that are in memory, but for its code, which in a build for tests is half as large again as in a
-/// release.
-fn resident_without_code(pid: u32) -> u64 {
-    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap().display().to_string();
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let mut is_code = false;
-    let mut resident = 0;
-    for line in maps.lines() {
-        // A map's first line begins with its range of addresses, the others with a name and a colon.
-        if !line.split_whitespace().next().unwrap().ends_with(':') {
-            is_code = line.ends_with(&program);
-        } else if let Some(size) = line.strip_prefix("Rss:").filter(|_| !is_code) {
-            resident += size.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
-        }
-    }
-    resident
 }

@@ -3,8 +3,7 @@ use std::cell::Cell;
 use kernels::Tier;
 
 use super::*;
-use crate::DeviceChoice;
-use crate::seeded::Seeded;
+use crate::{DeviceChoice, seeded::Seeded};
 
 /// The published normalisation.
 fn numbers() -> Numbers {

@@ -126,7 +126,8 @@ fn load(folder: &Path, recipe: &str) -> Result<TextModel, Error> {
     load_in(folder, recipe, &exact())
 }
 
-fn load_in(folder: &Path, recipe: &str, parts: &Parts) -> Result<TextModel, Error> {
+/// The files of a checkpoint that is written there, under a manifest with this recipe.
+fn files(folder: &Path, recipe: &str) -> ModelFiles {
     let task = match recipe {
         _ if recipe.contains("[head]") => "classification",
         _ if recipe.contains("# rerank") => "rerank",
@@ -137,8 +138,13 @@ fn load_in(folder: &Path, recipe: &str, parts: &Parts) -> Result<TextModel, Erro
     let text = format!(
         "name = \"tiny\"\ntask = \"{task}\"\nlicence = \"MIT\"\nsources = [{{ hub = \"a/b\" }}]\n{files}{recipe}"
     );
-    let files = ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None };
-    TextModel::load_sharing(&files, TextLimits { bytes_max: 100, windows_max: 3 }, parts)
+    ModelFiles { manifest: Manifest::parse(&text).unwrap(), folder: folder.to_owned(), base: None }
+}
+
+const LIMITS: TextLimits = TextLimits { bytes_max: 100, windows_max: 3 };
+
+fn load_in(folder: &Path, recipe: &str, parts: &Parts) -> Result<TextModel, Error> {
+    TextModel::load_sharing(&files(folder, recipe), LIMITS, parts)
 }
 
 fn tiny(recipe: &str) -> (TextModel, Checkpoint) {

@@ -38,16 +38,13 @@ fn bits(result: Result<TextOutput, ItemError>) -> Result<(Vec<u32>, u32, bool), 
 #[test]
 fn a_text_has_the_same_bits_in_a_pool_as_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let files = quantize::files(folder.path());
+    let files = quantize::written(folder.path());
     let smoothing = calibrate(&files, &["a man".to_owned()], &|| ()).unwrap().smoothing;
     let int8 = ModelFiles { manifest: quantize::quantized(&files.manifest, smoothing), ..files.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for (precision, files) in [(Precision::F32, &files), (Precision::Bf16, &files), (Precision::Int8, &int8)] {
-        let choice =
-            if precision == Precision::Int8 { PrecisionChoice::Auto } else { PrecisionChoice::Only(precision) };
-        let parts = Parts::new(Compute { precision: choice, ..Compute::default() });
-        let limits = TextLimits { bytes_max: 100, windows_max: 3 };
-        let model = Arc::new(TextModel::load_sharing(files, limits, &parts).unwrap());
+        let compute = Compute { precision: PrecisionChoice::Only(precision), ..Compute::default() };
+        let model = Arc::new(TextModel::load_sharing(files, LIMITS, &Parts::new(compute)).unwrap());
         assert_eq!(model.info().plan.precision, precision);
         let calls = prop::collection::vec(any_call(), 1..8);
         let config = ProptestConfig::with_cases(64);

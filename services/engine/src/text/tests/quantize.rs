@@ -7,13 +7,9 @@ use crate::{
     quantize,
 };
 
-pub(super) fn files(folder: &Path) -> ModelFiles {
+pub(super) fn written(folder: &Path) -> ModelFiles {
     write(folder, &checkpoint(""));
-    let file = |name: &str| format!("[[files]]\nname = \"{name}\"\nsha256 = \"{}\"\n", "0".repeat(64));
-    let files = ["config.json", "tokenizer.json", "model.safetensors"].map(file).concat();
-    let text = "name = \"tiny\"\ntask = \"embedding\"\nlicence = \"MIT\"\nsources = [{ hub = \"a/b\" }]\n";
-    let manifest = Manifest::parse(&format!("{text}{files}{MEAN}")).unwrap();
-    ModelFiles { manifest, folder: folder.to_owned(), base: None }
+    files(folder, MEAN)
 }
 
 /// The rows that go into both products of the first layer.
@@ -41,7 +37,7 @@ fn inputs(paper: &Paper<'_>, ids: &[usize]) -> [Vec<Vec<f64>>; 2] {
 #[test]
 fn factors_are_those_of_the_paper_for_the_texts() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, checkpoint) = (files(folder.path()), checkpoint(""));
+    let (files, checkpoint) = (written(folder.path()), checkpoint(""));
     let paper = Paper { checkpoint: &checkpoint };
     let texts = ["A man eats food", "foods"].map(str::to_owned);
     let found = quantize::calibrate(&files, &texts, &|| ()).unwrap().smoothing;
@@ -74,7 +70,7 @@ fn factors_are_those_of_the_paper_for_the_texts() {
 #[test]
 fn a_calibration_is_the_same_for_any_order_and_division_of_its_texts() {
     let folder = tempfile::tempdir().unwrap();
-    let files = files(folder.path());
+    let files = written(folder.path());
     let texts = ["a man", "food", "eats foods a man", "man"].map(str::to_owned);
     let mut turned = texts.clone();
     turned.reverse();
@@ -93,7 +89,7 @@ fn a_calibration_is_the_same_for_any_order_and_division_of_its_texts() {
 #[test]
 fn texts_are_calibrated_and_compared_behind_every_prompt() {
     let folder = tempfile::tempdir().unwrap();
-    let mut files = files(folder.path());
+    let mut files = written(folder.path());
     let texts = ["a man", "man"].map(str::to_owned);
     let plain = quantize::calibrate(&files, &texts, &|| ()).unwrap();
     let prompts = crate::manifest::Prompts { query: "foods ".to_owned(), ..Default::default() };
@@ -109,7 +105,7 @@ fn texts_are_calibrated_and_compared_behind_every_prompt() {
 #[test]
 fn a_comparison_is_of_texts_that_the_factors_were_made_without() {
     let folder = tempfile::tempdir().unwrap();
-    let files = files(folder.path());
+    let files = written(folder.path());
     let texts = ["a man", "food", "eats foods a man", "man", "a food"].map(str::to_owned);
     let calibration = quantize::calibrate(&files, &texts, &|| ()).unwrap();
     let compared = quantize::compare(&files, &calibration, &texts, Compute::default()).unwrap();
@@ -131,7 +127,7 @@ pub(super) fn quantized(manifest: &Manifest, smoothing: Exponents) -> Manifest {
 #[test]
 fn a_manifest_for_int8_is_written_and_read_and_has_a_revision_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let files = files(folder.path());
+    let files = written(folder.path());
     let smoothing = quantize::calibrate(&files, &["a man".to_owned()], &|| ()).unwrap().smoothing;
     let manifest = quantized(&files.manifest, smoothing);
     let text = toml::to_string(&manifest).unwrap();
@@ -149,7 +145,7 @@ fn a_manifest_for_int8_is_written_and_read_and_has_a_revision_of_its_own() {
 #[test]
 fn a_model_for_int8_is_refused_where_nothing_computes_it() {
     let folder = tempfile::tempdir().unwrap();
-    let files = files(folder.path());
+    let files = written(folder.path());
     let candle = Compute { path: PathChoice::Candle, ..Compute::default() };
     let error = quantize::check(&files, &candle).unwrap_err().to_string();
     assert!(error.contains("candle, which has no int8"), "{error}");
@@ -168,7 +164,7 @@ fn a_model_for_int8_is_refused_where_nothing_computes_it() {
 #[test]
 fn factors_of_another_checkpoint_are_refused_when_it_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
-    let mut files = files(folder.path());
+    let mut files = written(folder.path());
     files.manifest = quantized(&files.manifest, Exponents::nearest([1.0; 8]));
     let error = Plan::new(&files, &Compute::default()).unwrap_err().to_string();
     assert!(error.contains("8 factors, a checkpoint of 2 layers of 64 components needs 256"), "{error}");
@@ -177,7 +173,7 @@ fn factors_of_another_checkpoint_are_refused_when_it_is_loaded() {
 #[test]
 fn a_plan_says_the_revision_before_the_model_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
-    let files = files(folder.path());
+    let files = written(folder.path());
     let model = load(folder.path(), MEAN).unwrap();
     let plan = Plan::new(&files, &exact().compute).unwrap();
     assert_eq!((plan, plan.revision(&files.manifest)), (model.info().plan, model.info().revision.clone()));
